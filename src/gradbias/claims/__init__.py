@@ -1,0 +1,1 @@
+"""One file per claim, in the folder of its family."""

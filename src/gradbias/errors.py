@@ -1,0 +1,13 @@
+"""Errors a person at the keyboard can mend: the command line prints their text and no traceback."""
+
+
+class UsageError(ValueError):
+    """A name, a parameter or a value that does not exist or does not fit; the message says which ones do."""
+
+
+class ClaimError(ValueError):
+    """A claim file that is broken or incomplete; the message names the file and, where known, the line."""
+
+
+class StoreError(OSError):
+    """A store that cannot be read or written; the message names the path and what to do."""

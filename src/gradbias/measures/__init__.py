@@ -1,0 +1,1 @@
+"""Pure functions of a problem and θ, or of arrays."""

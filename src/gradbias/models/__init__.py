@@ -1,0 +1,1 @@
+"""Parameterizations θ ↦ f_θ."""
