@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 Theta = TypeVar("Theta", bound=PyTree)
 
@@ -62,6 +62,10 @@ class Problem(eqx.Module, Generic[Theta]):
     def risk(self, theta: Theta) -> Float[Array, ""]:
         r"""Mean loss $L(\theta)$."""
         return jnp.mean(jax.vmap(self.loss)(self.outputs(theta), self.y))
+
+    def batch(self, index: Int[Array, " b"]) -> "Problem[Theta]":
+        """The problem on the examples `index` alone."""
+        return Problem(self.predict, self.loss, jnp.asarray(self.x)[index], jnp.asarray(self.y)[index], self.theta0)
 
     def log_risk(self, theta: Theta) -> Float[Array, ""]:
         r"""$\log L(\theta)$, exact where $L$ itself underflows, for losses that have a `log` (see `gradbias.losses`)."""

@@ -1,1 +1,10 @@
-"""Parameterizations θ ↦ f_θ."""
+r"""Parameterizations $\theta \mapsto f_\theta$: for each, `predict(theta, x_i)` and, where it is linear in $x$, its `predictor(theta)`."""
+
+from .deep_linear import deep_linear as deep_linear
+from .deep_linear import deep_linear_product as deep_linear_product
+from .diagonal import diagonal as diagonal
+from .diagonal import diagonal_predictor as diagonal_predictor
+from .factorization import entry as entry
+from .factorization import factor_product as factor_product
+from .linear import linear as linear
+from .network import tanh_network as tanh_network

@@ -1,0 +1,67 @@
+"""Methods that rescale each coordinate by its own gradient history."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from ..problem import Problem
+from .base import AbstractDynamics
+
+
+class Moments(NamedTuple):
+    """Steps taken and the two running moments of the gradient."""
+
+    steps: Float[Array, ""]
+    first: PyTree
+    second: PyTree
+
+
+class Adam(AbstractDynamics[Moments]):
+    r"""Adam with bias correction and $\eta_k = $ `rate` $\cdot (1 + k / \text{halflife})^{-\text{power}}$ (constant for power 0).
+
+    $m \leftarrow \beta_1 m + (1-\beta_1) g$, $v \leftarrow \beta_2 v + (1-\beta_2) g^2$,
+    $\theta \leftarrow \theta - \eta_k \hat m / (\sqrt{\hat v} + \epsilon)$. [@kingma2015adam]
+    """
+
+    rate: Float[Array, ""] | float
+    beta1: Float[Array, ""] | float = 0.9
+    beta2: Float[Array, ""] | float = 0.999
+    epsilon: Float[Array, ""] | float = 1e-8
+    power: Float[Array, ""] | float = 0.0
+    halflife: Float[Array, ""] | float = 1.0
+
+    def init(self, problem: Problem, theta: PyTree) -> Moments:
+        """Zero moments."""
+        del problem
+        zeros = jax.tree.map(jnp.zeros_like, theta)
+        return Moments(jnp.asarray(0.0), zeros, zeros)
+
+    def step(
+        self, problem: Problem, theta: PyTree, state: Moments, *, limit: Float[Array, ""], key: PRNGKeyArray
+    ) -> tuple[PyTree, Moments]:
+        """One step."""
+        del limit, key
+        g, k = jax.grad(problem.risk)(theta), state.steps + 1.0
+        first = jax.tree.map(lambda m, q: self.beta1 * m + (1 - self.beta1) * q, state.first, g)
+        second = jax.tree.map(lambda v, q: self.beta2 * v + (1 - self.beta2) * q**2, state.second, g)
+        size = self.rate * (1.0 + state.steps / self.halflife) ** -self.power
+        c1, c2 = 1 - self.beta1**k, 1 - self.beta2**k
+
+        def move(p: Array, m: Array, v: Array) -> Array:
+            return p - size * (m / c1) / (jnp.sqrt(v / c2) + self.epsilon)
+
+        return jax.tree.map(move, theta, first, second), Moments(k, first, second)
+
+    def clock(self, state: Moments) -> Float[Array, ""]:
+        """Steps."""
+        return state.steps
+
+    def log_time(self, state: Moments) -> Float[Array, ""]:
+        """log(η₀ k)."""
+        return jnp.log(self.rate * state.steps)
+
+    def local_error(self, state: Moments) -> None:
+        """Exact recursion."""
+        del state

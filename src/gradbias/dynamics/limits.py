@@ -1,0 +1,84 @@
+r"""Bounds on the distance to a limit, for `Until.distance`: what is left to go, computed from where the run is now.
+
+None of them knows where theory says the run should end: a run that goes elsewhere converges just as well, and is then
+refuted instead of being called not converged.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from ..problem import Problem
+from .base import norm
+
+Quantity = Callable[[Problem, Any], PyTree]
+Bound = Callable[[Problem, Any], Float[Array, ""]]
+
+# Frozen-Jacobian estimates are doubled: they are exact for models that are linear in θ, first order otherwise.
+SAFETY = 2.0
+
+
+def _parameters(problem: Problem, theta: PyTree) -> PyTree:
+    del problem
+    return theta
+
+
+def to_interpolation(quantity: Quantity = _parameters, metric: Callable[[PyTree], Array] | None = None) -> Bound:
+    r"""Remaining way to zero square loss: $2\,\|\partial q\, M J^\top (J M J^\top)^{-1} r\|_2$.
+
+    $r$ are the residuals $f(\theta, x_i) - y_i$, $J$ their Jacobian (full row rank assumed) and $M$ the `metric`
+    (identity by default; for mirror descent $1/\psi''(\theta)$, as a vector). With frozen $J$ the flow's remaining
+    displacement is exactly $-MJ^\top(JMJ^\top)^{-1}r$; for linear models nothing is approximated.
+    """
+
+    def bound(problem: Problem, theta: PyTree) -> Float[Array, ""]:
+        flat, unravel = ravel_pytree(theta)
+
+        def residuals(z: Float[Array, " p"]) -> Float[Array, " m"]:
+            outputs = problem.outputs(unravel(z))
+            return (outputs - jnp.reshape(jnp.asarray(problem.y, outputs.dtype), outputs.shape)).ravel()
+
+        r, jacobian = residuals(flat), jax.jacrev(residuals)(flat)
+        weighted = jacobian if metric is None else jacobian * ravel_pytree(metric(theta))[0]
+        step = weighted.T @ jnp.linalg.solve(jacobian @ weighted.T, r)
+        _, moved = jax.jvp(lambda t: quantity(problem, t), (theta,), (unravel(step),))
+        return SAFETY * norm(moved)
+
+    return bound
+
+
+def to_direction(quantity: Quantity = _parameters, order: float = 1.0) -> Bound:
+    r"""Remaining turn of the direction of $q(\theta)$: $2\,a \sin\angle(q, \dot q)$, $\dot q = -\partial q\,\nabla\log L$.
+
+    If the direction's error decays like $\|\theta\|^{-1}$ and $q$ grows like $\|\theta\|^{a}$, with $a$ = `order` (the
+    model's order of homogeneity; 1 for linear models), the error left is $a\sin\angle(q, \dot q)$ to first order;
+    faster decay leaves less.
+    """
+
+    def bound(problem: Problem, theta: PyTree) -> Float[Array, ""]:
+        velocity = jax.tree.map(jnp.negative, jax.grad(problem.log_risk)(theta))
+        q, q_dot = jax.jvp(lambda t: ravel_pytree(quantity(problem, t))[0], (theta,), (velocity,))
+        unit = q / jnp.linalg.norm(q)
+        across = q_dot - unit * (unit @ q_dot)
+        return SAFETY * order * jnp.linalg.norm(across) / jnp.linalg.norm(q_dot)
+
+    return bound
+
+
+def dual_gap(dual_norm: Callable[[Float[Array, " d"]], Float[Array, ""]], primal_norm: Callable[..., Float[Array, ""]]) -> Bound:
+    r"""Margin still to be gained by a linear classifier: $\|A^\top p\|_* - \min_i a_i\!\cdot\! w / \|w\|$, $p$ the softmax of $-z$.
+
+    For every $p$ in the simplex $\|A^\top p\|_*$ bounds every normalized margin from above, so no limit is further.
+    `x` holds the inputs, `y` the labels ±1 and θ is `w`.
+    """
+
+    def bound(problem: Problem, w: Float[Array, " d"]) -> Float[Array, ""]:
+        a = problem.x * problem.y[:, None]
+        z = a @ w
+        return dual_norm(jax.nn.softmax(-z) @ a) - jnp.min(z) / primal_norm(w)
+
+    return bound

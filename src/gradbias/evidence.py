@@ -1,0 +1,179 @@
+"""From a claim and a setting to evidence: data per seed, one compiled training for all seeds, one oracle per seed."""
+
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.random as jr
+import numpy as np
+from jaxtyping import PRNGKeyArray, PyTree
+
+from .claim import Claim, Evidence, Measured, Prediction, error_budget, parts
+
+
+@dataclass
+class Timing:
+    """Seconds spent tracing and compiling, seconds in all, and how many programs were compiled."""
+
+    compile_seconds: float = 0.0
+    seconds: float = 0.0
+    compilations: int = 0
+
+
+_COMPILING = (
+    "/jax/core/compile/jaxpr_trace_duration",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "/jax/core/compile/backend_compile_duration",
+)
+_clocks: list[Timing] = []
+
+
+def _on_duration(event: str, seconds: float, **_: Any) -> None:
+    for clock in _clocks if event in _COMPILING else ():
+        clock.compile_seconds += seconds
+        clock.compilations += event.endswith("backend_compile_duration")
+
+
+jax.monitoring.register_event_duration_secs_listener(_on_duration)
+
+
+@contextmanager
+def timed() -> Iterator[Timing]:
+    """Measure wall time and what of it JAX spent compiling, in this thread of control."""
+    clock, start = Timing(), time.perf_counter()
+    _clocks.append(clock)
+    try:
+        yield clock
+    finally:
+        _clocks.remove(clock)
+        clock.seconds = time.perf_counter() - start
+
+
+def seed_keys(seeds: int, base_seed: int) -> list[PRNGKeyArray]:
+    """Key `i` depends on (`base_seed`, `i`) alone, so more seeds leave the earlier ones as they were."""
+    base = jr.key(base_seed)
+    return [jr.fold_in(base, i) for i in range(seeds)]
+
+
+def reads(function: Callable[..., Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that a function of a claim names as its own."""
+    named = inspect.signature(function).parameters
+    return {k: v for k, v in parameters.items() if k in named and named[k].kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def traced_and_constant(claim: Claim, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split what `measured` reads into numbers that may vary without compiling again (floats) and constants."""
+    own = reads(claim.measured, parameters)
+    traced = {k: float(v) for k, v in own.items() if isinstance(v, float)}
+    return traced, {k: v for k, v in own.items() if k not in traced}
+
+
+@dataclass
+class Run:
+    """A claim at one setting, made ready: data and keys of every seed, and the training compiled for all of them."""
+
+    claim: Claim
+    parameters: dict[str, Any]
+    seeds: int
+    base_seed: int = 0
+    keys: list[PRNGKeyArray] = field(init=False)
+    datasets: list[PyTree] = field(init=False)
+    program: Callable[..., Measured] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keys = seed_keys(self.seeds, self.base_seed)
+        own = reads(self.claim.data, self.parameters)
+        self.datasets = [jax.tree.map(np.asarray, self.claim.data(key, **own)) for key in self.keys]
+        self.traced, constant = traced_and_constant(self.claim, self.parameters)
+
+        def train(data: PyTree, key: PRNGKeyArray, traced: dict[str, Any]) -> Measured:
+            return self.claim.measured(data, key, **traced, **constant)
+
+        self.program = jax.jit(jax.vmap(train, in_axes=(0, 0, None)))
+
+    def train(self, order: list[int] | None = None) -> Measured:
+        """Train all seeds at once, in the given order; leaves come back as NumPy arrays with the seeds first."""
+        order = list(range(self.seeds)) if order is None else order
+        data = jax.tree.map(lambda *leaves: np.stack(leaves), *[self.datasets[i] for i in order])
+        keys = jax.numpy.stack([jr.fold_in(self.keys[i], 1) for i in order])
+        return jax.tree.map(np.asarray, self.program(data, keys, self.traced))
+
+    def predict(self) -> list[Prediction]:
+        """Ask the oracle, seed by seed, on the host; it sees the data and never the run."""
+        own = reads(self.claim.predicted, self.parameters)
+        return [self.claim.predicted(data, **own) for data in self.datasets]
+
+
+def collect(claim: Claim, parameters: Mapping[str, Any], *, base_seed: int = 0, control: bool = False) -> Evidence:
+    """Train, predict and assemble the evidence of one setting; `parameters` are those of `Claim.setting`.
+
+    Assumptions are not enforced on a control, which may break one on purpose.
+    """
+    run = prepare(claim, parameters, base_seed=base_seed)
+    if not run.seeds:
+        return _nothing()
+    return assemble(claim, run, run.train(), run.predict(), control=control)
+
+
+def prepare(claim: Claim, parameters: Mapping[str, Any], *, base_seed: int = 0) -> Run:
+    """Make data for every seed of a setting; training is compiled at its first call."""
+    rest = {k: v for k, v in parameters.items() if k != "seeds"}
+    return Run(claim, rest, int(parameters["seeds"]), base_seed)
+
+
+def _nothing() -> Evidence:
+    none = np.zeros(0, dtype=bool)
+    return Evidence({}, {}, {}, none, none, np.zeros(0, dtype=int))
+
+
+def assemble(
+    claim: Claim, run: Run, measured: Measured, predictions: list[Prediction], *, control: bool = False
+) -> Evidence:
+    """Put measured and predicted side by side, seed by seed, with the error budget in the units of the metric."""
+    refused: dict[int, str] = {}
+    for i, (data, prediction) in enumerate(zip(run.datasets, predictions, strict=True)):
+        if not prediction.certified:
+            worst = max(prediction.certificate, key=lambda k: abs(float(prediction.certificate[k])), default="none given")
+            value = float(prediction.certificate.get(worst, np.nan))
+            refused[i] = f"the oracle's certificate failed ({worst} = {value:.1e}, allowed {prediction.tolerance:.0e})"
+        for name, holds in {} if control else claim.assumptions.items():
+            if holds is not None and not holds(data, **reads(holds, run.parameters)):
+                refused[i] = f"the assumption {name!r} does not hold on the data"
+    names = list(parts(predictions[0].value))
+    budget = {
+        name: np.array([_budget(claim, name, measured, prediction, i) for i, prediction in enumerate(predictions)])
+        for name in names
+    }
+    predicted = {n: np.stack([np.asarray(parts(p.value)[n], dtype=float) for p in predictions]) for n in names}
+    got = {n: np.asarray(v) for n, v in parts(measured.value).items()}
+    if set(got) != set(predicted):
+        raise ValueError(f"measured has parts {sorted(got)}, predicted {sorted(predicted)}; they must be the same.")
+    flags = np.stack([np.broadcast_to(c, (run.seeds,)) for c in jax.tree.leaves(measured.converged)])
+    steps = np.stack([np.broadcast_to(s, (run.seeds,)) for s in jax.tree.leaves(measured.step)])
+    return Evidence(
+        measured=got,
+        predicted=predicted,
+        error=budget,
+        converged=flags.all(axis=0),
+        certified=np.array([i not in refused for i in range(run.seeds)]),
+        steps=steps.max(axis=0),
+        certificates={k: np.array([float(p.certificate[k]) for p in predictions]) for k in predictions[0].certificate},
+        curves=measured.curves,
+        refused=refused,
+    )
+
+
+def _budget(claim: Claim, part: str, measured: Measured, prediction: Prediction, seed: int) -> float:
+    value = parts(measured.value)[part][seed]
+    distances = measured.distance
+    distance = distances[part] if isinstance(distances, Mapping) else distances
+    return float(error_budget(claim, part, value, prediction, float(np.broadcast_to(distance, (len(measured_seeds(measured)),))[seed])))
+
+
+def measured_seeds(measured: Measured) -> range:
+    """The seeds of a stacked measurement."""
+    return range(len(next(iter(parts(measured.value).values()))))
