@@ -1,15 +1,17 @@
 """The atlas as a folder: every file below `gradbias/claims/<family>/` is a claim, its file name the id.
 
 Listing reads the files as text (the docstring and the literal arguments of `Claim(...)`), so it needs neither JAX nor
-any claim to be importable; running imports one file.
+any claim to be importable; running imports one file. `GRADBIAS_CLAIMS` names another folder to read instead,
+of the same form (<family>/<claim>.py).
 """
 
 import ast
 import difflib
 import importlib
 import importlib.util
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,15 +46,29 @@ class Entry:
         return _import_claim(self)
 
 
-def entries(folder: Path = FOLDER) -> dict[str, Entry]:
+def folder() -> Path:
+    """The folder of claims: `GRADBIAS_CLAIMS` if set, else the package's own."""
+    return Path(os.environ.get("GRADBIAS_CLAIMS") or FOLDER).resolve()
+
+
+def entries() -> dict[str, Entry]:
     """Every claim in the atlas by id, in the order of families and names. A broken file is listed with its problem."""
-    found = [read(path) for path in sorted(folder.glob("*/*.py")) if not path.name.startswith("_")]
-    return {entry.id: entry for entry in found}
+    found: dict[str, Entry] = {}
+    for path in sorted(folder().glob("*/*.py")):
+        if path.name.startswith("_"):
+            continue
+        entry = read(path)
+        if (first := found.get(entry.id)) is not None:
+            entry = replace(
+                first, problem=f"{path}:1: the id {entry.id!r} is already that of {first.path}; rename one."
+            )
+        found[entry.id] = entry
+    return found
 
 
-def find(name: str, folder: Path = FOLDER) -> Entry:
+def find(name: str) -> Entry:
     """The entry called `name`; raises `UsageError` with the nearest names if there is none."""
-    every = entries(folder)
+    every = entries()
     if name in every:
         return every[name]
     near = difflib.get_close_matches(name, every, n=3, cutoff=0.5)
@@ -79,13 +95,14 @@ def read(path: Path) -> Entry:
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of a literal, of `dict(a=1)`, `Source("k", "w")` or `Standing(Outcome.x, "r")`; None for anything else."""
+    """The value of a literal, of `dict(a=1)`, `Source("k", "w")`, `Standing(Outcome.x, "r")`; None for the rest."""
     if isinstance(node, ast.Dict):
         return {_literal(k) if k else None: _literal(v) for k, v in zip(node.keys, node.values, strict=True)}
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        if node.func.id == "dict":
+    if isinstance(node, ast.Call):
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if called == "dict":
             return {k.arg: _literal(k.value) for k in node.keywords}
-        if node.func.id in ("Source", "Standing"):
+        if called in ("Source", "Standing"):
             return [_literal(a) for a in node.args] + [_literal(k.value) for k in node.keywords]
     if isinstance(node, ast.Attribute):
         return node.attr
@@ -111,14 +128,16 @@ def _import_claim(entry: Entry) -> "Claim":
     except ClaimError:
         raise
     except Exception as error:
-        raise ClaimError(f"{_where(entry.path, error)}: the file cannot be imported: {type(error).__name__}: {error}") from error
+        raise ClaimError(
+            f"{where(entry.path, error)}: the file cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     claim = getattr(module, "CLAIM", None)
     if not isinstance(claim, Claim):
         raise ClaimError(f"{entry.path}:1: `CLAIM` must be a gradbias.Claim; got {type(claim).__name__}.")
     return claim
 
 
-def _where(path: Path, error: BaseException) -> str:
+def where(path: Path, error: BaseException) -> str:
     """`path:line` of the last frame of an error that lies in the file itself."""
     line, trace = 1, error.__traceback__
     while trace is not None:
