@@ -16,6 +16,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from ..claim import Measured
 from ..problem import Problem
 
 State = TypeVar("State")
@@ -112,6 +113,15 @@ class Trajectory(eqx.Module):
     def error(self) -> Float[Array, ""]:
         """Bound on the distance of the tracked quantity to its limit: stopping early plus integration."""
         return self.distance + self.integration_error
+
+    def measured(self, value: PyTree, **curves: PyTree) -> Measured:
+        """What a claim's `measured` returns: `value` with this run's error bound, outcome and recorded curves.
+
+        The curves are `clock`, `log_time`, what was recorded (if that is a dict) and any given here.
+        """
+        recorded = self.recorded if isinstance(self.recorded, dict) else {}
+        shown = {"clock": self.clock, "log_time": self.log_time, **recorded, **curves}
+        return Measured(value, self.error, self.converged, self.step, shown)
 
     def why(self) -> str:
         """The reason for stopping, in words, with the step; for one run outside of `jit`."""

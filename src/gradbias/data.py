@@ -1,0 +1,182 @@
+"""Data whose answer is known, and small real sets; made on the host, one seed at a time, from an explicit `key`.
+
+Every function returns plain NumPy arrays in float64. Randomness comes from NumPy generators seeded by the JAX key, so
+that nothing has to be compiled; call these outside of `jit`.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.random as jr
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray, Shaped
+
+
+class Dataset(NamedTuple):
+    """Inputs `x` (n, d), targets `y` (n,), and a start for training (an array, or a tuple of them)."""
+
+    x: Float[np.ndarray, "n d"]
+    y: Shaped[np.ndarray, " n"]
+    start: tuple[np.ndarray, ...] | np.ndarray
+
+
+def generator(key: PRNGKeyArray) -> np.random.Generator:
+    """A NumPy generator that depends on the key alone; raises `ValueError` for a traced key."""
+    if isinstance(key, jax.core.Tracer):
+        raise ValueError("Data is made on the host: call gradbias.data outside of jit and vmap, and pass arrays in.")
+    return np.random.default_rng(np.asarray(jr.key_data(key)))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def gaussian_regression(n: int, d: int, *, key: PRNGKeyArray) -> Dataset:
+    """Standard normal inputs and targets; for d ≥ n every target can be fit. The start is zero."""
+    _require(n >= 1 and d >= 1, f"n and d must be at least 1; got n={n}, d={d}.")
+    rng = generator(key)
+    return Dataset(rng.normal(size=(n, d)), rng.normal(size=n), np.zeros(d))
+
+
+def separable_gaussians(n: int, d: int, *, margin: float = 0.3, key: PRNGKeyArray) -> Dataset:
+    r"""Standard normal inputs with $|u \cdot x| > $ `margin` for a planted unit $u$, labels $\mathrm{sign}(u \cdot x)$.
+
+    The maximal ℓ2 margin is at least `margin`. The start is zero. Raises `ValueError` for a margin outside [0, 3].
+    """
+    _require(n >= 1 and d >= 1, f"n and d must be at least 1; got n={n}, d={d}.")
+    _require(0 <= margin <= 3, f"margin must be between 0 and 3 (a standard normal rarely exceeds it); got {margin}.")
+    rng = generator(key)
+    u = rng.normal(size=d)
+    u /= np.linalg.norm(u)
+    rows = np.zeros((0, d))
+    while len(rows) < n:
+        more = rng.normal(size=(4 * n, d))
+        rows = np.concatenate([rows, more[np.abs(more @ u) > margin]])
+    x = rows[:n]
+    return Dataset(x, np.sign(x @ u), np.zeros(d))
+
+
+def sparse_regression(n: int, d: int, sparsity: int, *, key: PRNGKeyArray) -> Dataset:
+    r"""Standard normal inputs, targets $x \cdot w^*$ with `sparsity` non-zero entries of $w^*$, each ±1. The start is zero."""
+    _require(1 <= sparsity <= d, f"sparsity must be between 1 and d={d}; got {sparsity}.")
+    rng = generator(key)
+    w = np.zeros(d)
+    w[rng.choice(d, sparsity, replace=False)] = rng.choice([-1.0, 1.0], sparsity)
+    x = rng.normal(size=(n, d))
+    return Dataset(x, x @ w, np.zeros(d))
+
+
+class Completion(NamedTuple):
+    """A low-rank matrix, and the index pairs and values of the entries that are observed."""
+
+    matrix: Float[np.ndarray, "m n"]
+    x: Shaped[np.ndarray, "k 2"]
+    y: Float[np.ndarray, " k"]
+
+
+def low_rank_completion(size: int, rank: int, observed: int, *, key: PRNGKeyArray) -> Completion:
+    """A `size` × `size` matrix of Frobenius norm `size` and the given rank, `observed` entries of it chosen at random.
+
+    At least one entry is observed in every row and column. Raises `ValueError` if that, or the rank, is impossible.
+    """
+    _require(1 <= rank <= size, f"rank must be between 1 and size={size}; got {rank}.")
+    _require(size <= observed <= size**2, f"observed must be between {size} and {size**2}; got {observed}.")
+    rng = generator(key)
+    matrix = rng.normal(size=(size, rank)) @ rng.normal(size=(rank, size))
+    matrix *= size / np.linalg.norm(matrix)
+    cover = np.stack([np.arange(size), rng.permutation(size)], axis=1)
+    rest = np.setdiff1d(np.arange(size**2), cover[:, 0] * size + cover[:, 1])
+    more = rng.choice(rest, observed - size, replace=False)
+    index = np.concatenate([cover, np.stack([more // size, more % size], axis=1)])
+    return Completion(matrix, index, matrix[index[:, 0], index[:, 1]])
+
+
+@cache
+def _load(name: str) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn import datasets
+
+    bunch = getattr(datasets, f"load_{name}")()
+    return np.asarray(bunch.data, dtype=float), np.asarray(bunch.target)
+
+
+def _standardized(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    scale = x.std(axis=0)
+    return (x - x.mean(axis=0)) / np.where(scale > 0, scale, 1.0)
+
+
+def digits(classes: tuple[int, ...] = tuple(range(10))) -> tuple[Float[np.ndarray, "n 64"], Shaped[np.ndarray, " n"]]:
+    """The 8 × 8 digits of scikit-learn (1,797 images, pixels scaled to [0, 1]), of the given classes, with their labels."""
+    x, y = _load("digits")
+    keep = np.isin(y, classes)
+    _require(bool(keep.any()), f"classes must be digits from 0 to 9; got {classes}.")
+    return x[keep] / 16.0, y[keep]
+
+
+def digits_pair(first: int = 0, second: int = 1) -> Dataset:
+    """Two digits as a binary problem, labels -1 and +1, with a constant feature appended. The start is zero."""
+    x, label = digits((first, second))
+    x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    return Dataset(x, np.where(label == second, 1.0, -1.0), np.zeros(x.shape[1]))
+
+
+def breast_cancer() -> tuple[Float[np.ndarray, "569 30"], Shaped[np.ndarray, " 569"]]:
+    """The Wisconsin breast cancer set, features standardized, labels ±1 (+1 benign). Not linearly separable as it stands."""
+    x, y = _load("breast_cancer")
+    return _standardized(x), np.where(y == 1, 1.0, -1.0)
+
+
+def breast_cancer_separable(*, width: int = 300, key: PRNGKeyArray) -> Dataset:
+    r"""The breast cancer set made separable: its 30 features, a constant, and `width` random features $\tanh(Vx + c)$."""
+    x, y = breast_cancer()
+    features = _random_features(x, width, key=key)
+    x = np.concatenate([x / np.sqrt(x.shape[1]), np.ones((len(x), 1)), features], axis=1)
+    return Dataset(x, y, np.zeros(x.shape[1]))
+
+
+def diabetes() -> tuple[Float[np.ndarray, "442 10"], Float[np.ndarray, " 442"]]:
+    """The diabetes regression set of scikit-learn, features and target standardized."""
+    x, y = _load("diabetes")
+    return _standardized(x), (y - y.mean()) / y.std()
+
+
+def _random_features(x: Float[np.ndarray, "n d"], width: int, *, key: PRNGKeyArray) -> Float[np.ndarray, "n width"]:
+    _require(width >= 1, f"width must be at least 1; got {width}.")
+    rng = generator(key)
+    weights = rng.normal(size=(x.shape[1], width)) / np.sqrt(x.shape[1])
+    return np.tanh(x @ weights * 2.0 + rng.normal(size=width))
+
+
+def random_feature_regression(name: str, n: int, width: int, *, key: PRNGKeyArray) -> Dataset:
+    r"""`n` random examples of `"diabetes"` or `"digits"` in `width` random features $\tanh(Vx + c) / \sqrt{\text{width}}$.
+
+    The target is the standardized disease progression, or +1 for even and -1 for odd digits. The start is zero.
+    """
+    sets = {"diabetes": diabetes, "digits": digits}
+    _require(name in sets, f"Unknown data set {name!r}; choose from {', '.join(sets)}.")
+    x, y = sets[name]()
+    if name == "digits":
+        x, y = _standardized(x), np.where(y % 2 == 0, 1.0, -1.0)
+    _require(1 <= n <= len(x), f"n must be between 1 and the {len(x)} examples of {name}; got {n}.")
+    rows = generator(jr.fold_in(key, 1)).choice(len(x), n, replace=False)
+    return Dataset(_random_features(x[rows], width, key=key) / np.sqrt(width), y[rows].astype(float), np.zeros(width))
+
+
+@cache
+def _mnist1d() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    from mnist1d.data import get_dataset_args, make_dataset
+
+    state = np.random.get_state()  # noqa: NPY002  the generator seeds NumPy's global state; it is put back
+    try:
+        made = make_dataset(get_dataset_args())
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+    return made["x"], made["y"], made["x_test"], made["y_test"]
+
+
+def mnist1d() -> tuple[Dataset, Dataset]:
+    """MNIST-1D (4,000 training and 1,000 test signals of length 40, ten classes), generated by its package, not downloaded."""
+    x, y, x_test, y_test = (np.asarray(part) for part in _mnist1d())
+    start = np.zeros(x.shape[1])
+    return Dataset(x.astype(float), y, start), Dataset(x_test.astype(float), y_test, start)
