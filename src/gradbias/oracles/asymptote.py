@@ -1,0 +1,94 @@
+"""How gradient flow approaches the maximum margin: the line in log t that the weights follow, and the loss."""
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from ..claim import Prediction
+from ._arrays import EPS, labelled, norm2
+from ._least_distance import NEARLY_ACTIVE, LeastDistance
+from .max_margin import least_l2
+from .separability import require_separable
+
+# A support vector whose multiplier is below this, relative to the largest, counts as degenerate.
+DEGENERATE = 1e-9
+
+
+def logistic_asymptote(x: ArrayLike, y: ArrayLike) -> Prediction:
+    r"""The asymptote of gradient flow on a loss with an exponential tail: $w(t) = \hat w \log t + \tilde w + o(1)$.
+
+    For the **mean** loss $L = \frac1n \sum_i \ell(z_i)$ with $\ell(z) \sim e^{-z}$ (exponential and logistic loss),
+    $z_i = a_i \cdot w$, $a_i = y_i x_i$. Insert the line into $\dot w = \frac1n \sum_i e^{-z_i} a_i$: with
+    $a_i \cdot \hat w = 1$ on the support S and more elsewhere, $\hat w / t = \frac1{nt} \sum_{i \in S}
+    e^{-a_i \cdot \tilde w} a_i$, hence $\hat w$ is the hard-margin predictor and its multipliers are
+
+    $$\alpha_i = \tfrac1n e^{-a_i \cdot \tilde w}, \qquad a_i \cdot \tilde w = -\log(n \alpha_i) \quad (i \in S), \qquad
+      L\, t \to \sum_i \alpha_i = \|\hat w\|^2.$$
+
+    The last agrees with $\dot L = -\|\nabla L\|^2$: $L = c/t$ and $\|\nabla L\| = \|\hat w\|/t$ give $c = \|\hat w\|^2$.
+    `x` is (n, d), `y` (n,) of ±1. The value is a dict: `direction` $\hat w/\|\hat w\|$ (d,); `norm_rate` $\|\hat w\|$,
+    the limit of $\|w\|/\log t$; `loss_constant` $\|\hat w\|^2$, the limit of $L t$; and `residual` (d,), the part of
+    $\tilde w$ in the span of the support vectors. The part orthogonal to it depends on the whole path and on the start;
+    the value does not. Repeated examples are merged. [@soudry2018implicit, Thm 4, number not checked]
+
+    Raises `ValueError` for non-separable data, labels other than ±1, NaN or mismatched shapes; for degenerate data (a
+    support vector with multiplier zero: then $\tilde w$ grows like log log t); and for support vectors that depend
+    linearly on each other (then α is not unique).
+
+    >>> p = logistic_asymptote([[2.0], [-1.0]], [1, -1])
+    >>> p.value["norm_rate"].item(), p.value["residual"].round(12).tolist()
+    (1.0, [-0.69314718056])
+    """
+    x, y = labelled(x, y)
+    a, first, copies = np.unique(y[:, None] * x, axis=0, return_index=True, return_counts=True)
+    require_separable(a, first)
+    found = least_l2(a)
+    active = np.flatnonzero(found.slack <= NEARLY_ACTIVE)
+    _require_regular(found, active, first)
+    support, alpha = a[active], found.multipliers[active]
+    # Each of m equal examples carries α/m, so that a·w̃ = -log(n α / m).
+    target = -np.log(len(x) * alpha / copies[active])
+    inverse = np.linalg.pinv(support)
+    residual = inverse @ target
+    residual = residual + inverse @ (target - support @ residual)
+    size = norm2(found.w)
+    pull = support.T @ (np.exp(-support @ residual) * copies[active]) / len(x)
+    certificate = found.certificate() | {
+        "ansatz": norm2(pull - found.w) / size,
+        "loss_constant": abs(float(alpha.sum()) - size**2) / size**2,
+    }
+    error = found.error()
+    relative = found.multiplier_error() / float(alpha.min())
+    gain = float(np.linalg.norm(inverse, 2))
+    errors = {
+        "direction": 2.0 * error / size,
+        "norm_rate": error,
+        "loss_constant": 2.0 * size * error,
+        # log is Lipschitz with 1/α; two for the second order. Last, the row space itself moves with rounding of 1/σ.
+        "residual": gain * (2.0 * relative + norm2(support @ residual - target)) + 8 * EPS * gain * norm2(target),
+    }
+    value = {
+        "direction": found.w / size,
+        "norm_rate": np.asarray(size),
+        "loss_constant": np.asarray(size**2),
+        "residual": residual,
+    }
+    return Prediction(value, certificate, errors, found.condition())
+
+
+def _require_regular(found: LeastDistance, active: Float[np.ndarray, " s"], first: Float[np.ndarray, " n"]) -> None:
+    alpha = found.multipliers
+    zero = [i for i in active if alpha[i] <= DEGENERATE * alpha.max()]
+    rows = found.a[active]
+    if len(active) > np.linalg.matrix_rank(rows):
+        raise ValueError(
+            f"The {len(active)} support vectors (examples {first[active].tolist()[:8]}) have rank "
+            f"{np.linalg.matrix_rank(rows)}: their multipliers are not unique and the asymptote is not given by them. "
+            f"This happens for special data only; perturb the inputs a little, or use max_margin for the direction."
+        )
+    if zero:
+        raise ValueError(
+            f"These data are degenerate: example {int(first[zero[0]])} lies on the margin with multiplier "
+            f"{alpha[zero[0]]:.2g} (zero), so that w(t) leaves the line ŵ log t by a term of order log log t and no "
+            f"residual exists. Almost all data sets are not degenerate: perturb that example, or use max_margin."
+        )
