@@ -1,0 +1,308 @@
+"""The command line: list, show, run, check, report.
+
+Nothing numerical is imported here; what a command needs it imports when it runs.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from . import catalogue
+from .errors import ClaimError, StoreError, UsageError
+from .run.console import console, exit_code, progress_bar, say, summarize, table, tell
+
+if TYPE_CHECKING:
+    from .run.job import Job
+    from .run.store import Store
+    from .run.sweep import Finished
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Theorems on what training finds, as experiments with a verdict. [bold]--debug[/] shows tracebacks.",
+)
+_debugging: ContextVar[bool] = ContextVar("debugging", default=False)
+
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", help="Folder of records. Default: $GRADBIAS_STORE, else ./gradbias-runs.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout, and nothing else there.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `gradbias`: run a command and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    sys.exit(_guarded([a for a in given if a != "--debug"], debug=debug))
+
+
+def _guarded(arguments: list[str], *, debug: bool) -> int:
+    """Run a command; say in one paragraph what went wrong, with a traceback only for those who debug."""
+    _debugging.set(debug)
+    try:
+        code = app(args=arguments or ["--help"], prog_name="gradbias", standalone_mode=False)
+        sys.stdout.flush()
+        return (code if isinstance(code, int) else 0) if arguments else 2
+    except BrokenPipeError:  # the reader has gone (`| head`): end as quietly as a program that SIGPIPE ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        say("Interrupted.")
+        return 130
+    except (UsageError, ClaimError, StoreError) as error:
+        _complain(error, debug=debug)
+        return 2 if isinstance(error, UsageError) else 1
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exitexit_code"):  # how the parser says wrong usage
+            say(f"error: {error.format_message()} (`gradbias --help` lists commands and options.)")
+            return 2
+        if type(error).__name__ == "Abort":  # how the parser says Ctrl-C
+            say("Interrupted.")
+            return 130
+        _complain(error, debug=debug)
+        return 1
+
+
+def _complain(error: Exception, *, debug: bool) -> None:
+    if debug:
+        notes = getattr(error, "__notes__", None)
+        print("\n".join(notes) if notes else "".join(traceback.format_exception(error)), file=sys.stderr)
+    known = isinstance(error, UsageError | ClaimError | StoreError)
+    name = "" if known else f"{type(error).__name__}: "
+    say(f"error: {name}{error}" + ("" if known or debug else " (--debug shows where.)"))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import importlib.metadata
+
+        print(f"gradbias {importlib.metadata.version('gradbias')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; goes with every command.")] = False,
+) -> None:
+    del version, debug  # `--version` ends in its callback, `--debug` is taken out in `main`
+
+
+@app.command("list")
+def list_claims(as_json: JsonOption = False) -> int:
+    """Every claim: id, statement, source, settings, expected seconds. A broken file is shown as such."""
+    entries = list(catalogue.entries().values())
+    if as_json:
+        for entry in entries:
+            print(json.dumps(_listed(entry), ensure_ascii=False))
+    else:
+        rows = table("claim", "statement", "source", "settings (expected seconds)")
+        for entry in entries:
+            row = _listed(entry)
+            source = ", ".join(row["source"] or [])
+            settings = " ".join(f"{s} ({row['seconds'].get(s, '?')})" for s in row["settings"])
+            rows.add_row(entry.id, escape(row["problem"] or row["statement"]), escape(source), settings)
+        console().print(rows)
+    for entry in entries:
+        if entry.problem:
+            say(f"error: {entry.problem}")
+    return 1 if any(entry.problem for entry in entries) else 0
+
+
+def _listed(entry: catalogue.Entry) -> dict[str, Any]:
+    return {
+        "claim": entry.id,
+        "family": entry.family,
+        "statement": entry.summary,
+        "source": entry.fields.get("source"),
+        "settings": list(entry.settings),
+        "seconds": entry.fields.get("seconds", {}),
+        "standing": (entry.fields.get("standing") or ["supported"])[0],
+        "problem": entry.problem,
+    }
+
+
+def _entry(name: str) -> catalogue.Entry:
+    """A claim by its id, or a claim file by its path."""
+    if name.endswith(".py"):
+        path = Path(name).resolve()
+        if not path.is_file():
+            raise UsageError(f"There is no file {name}.")
+        return catalogue.read(path)
+    return catalogue.find(name)
+
+
+@app.command()
+def show(
+    claim: Annotated[str, typer.Argument(help="Id of a claim, or a claim file.")], store: StoreOption = None
+) -> None:
+    """What a claim says: statement, assumptions, source, settings, control, tolerance and why, last verdict."""
+    from .run.job import double_precision
+    from .run.store import Store
+
+    entry = _entry(claim)
+    with double_precision():
+        loaded = entry.load()
+    from .claim import describe_parameters
+
+    whom = "every run" if loaded.quantifier == "every" else "the mean of runs"
+    rows = {
+        entry.id: entry.summary,
+        "statement": loaded.statement,
+        "assumes": "\n".join(f"{n}{'' if check else ' (by construction)'}" for n, check in loaded.assumptions.items()),
+        "source": f"{loaded.source.key}, {loaded.source.where}",
+        "judged by": f"{loaded.relation}, for {whom}",
+        "tolerance": f"{loaded.tolerance}: {loaded.tolerance_reason}",
+        "settings": "\n".join(
+            f"{name}: {_assignments(values)}" + (f" (about {loaded.seconds[name]} s)" if name in loaded.seconds else "")
+            for name, values in loaded.settings.items()
+        ),
+        "parameters": describe_parameters(loaded.parameters(), loaded.settings["smoke"]),
+        "control": f"{_assignments(loaded.control)}: {loaded.control_reason}",
+        "standing": f"{loaded.standing.outcome.name} {loaded.standing.reason}".strip(),
+        "last verdict": _last_verdict(Store(store), entry.id),
+        "file": str(entry.path),
+    }
+    lines = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    lines.add_column(style="bold", no_wrap=True)
+    lines.add_column()
+    for name, text in rows.items():
+        if text:
+            lines.add_row(name, escape(text))
+    console().print(lines)
+
+
+def _assignments(values: Any) -> str:
+    return ", ".join(f"{name} = {value!r}" for name, value in values.items())
+
+
+def _last_verdict(store: "Store", claim: str) -> str:
+    records = [record for record in store.scan() if record.claim == claim and not record.control]
+    if not records:
+        return f"none in {store.folder}"
+    last = records[-1]
+    return f"{last.outcome} ({last.setting}, gap {last.gap:.1e} ± {last.error:.1e}, {last.created[:16]}) {last.reason}"
+
+
+@app.command()
+def run(
+    claims: Annotated[list[str] | None, typer.Argument(help="Ids of claims, or claim files.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every claim of the atlas; writes the report.")] = False,
+    setting: Annotated[str, typer.Option(help="smoke, standard or deep.")] = "smoke",
+    seeds: Annotated[int | None, typer.Option(help="How many seeds, instead of the setting's own number.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="name=value: change a parameter; repeatable.")] = None,
+    control: Annotated[bool, typer.Option("--control", help="Run the negative controls: all must be refuted.")] = False,
+    base_seed: Annotated[int, typer.Option(help="Other data and starts.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute again what is in the store.")] = False,
+    store: StoreOption = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Run claims and say what came out. Exit code 0: all as they stand; 1: some differ; 3: some could not be judged."""
+    from .run.store import Store
+    from .run.sweep import run_all
+
+    place = Store(store)
+    jobs = _jobs(_chosen(claims or [], every=every), setting, seeds, set_ or [], control=control, base_seed=base_seed)
+    done: list[Finished] = []
+    start = time.perf_counter()
+    try:
+        with (
+            progress_bar(len(jobs)) as progress,
+            contextlib.closing(run_all(jobs, place, fresh=fresh, workers=workers)) as results,
+        ):
+            for finished in results:
+                done.append(finished)
+                tell(finished, as_json=as_json, debug=_debugging.get())
+                progress.advance(progress.task_ids[0])
+    except KeyboardInterrupt:
+        kept = sum(finished.record is not None for finished in done)
+        say(f"Interrupted: {kept} of {len(jobs)} records are in {place.folder}; the same command goes on from there.")
+        return 130
+    if not as_json:
+        summarize(done, time.perf_counter() - start)
+    if every:
+        from .run.report import write_report
+
+        print(f"report: {write_report(place, place.folder / 'report')}", file=sys.stderr if as_json else sys.stdout)
+    return exit_code(done)
+
+
+def _chosen(names: Sequence[str], *, every: bool) -> list[catalogue.Entry]:
+    if not names and not every:
+        raise UsageError("Name a claim (`gradbias list` shows them), a claim file, or give --all.")
+    chosen = {entry.path: entry for entry in (_entry(name) for name in names)}
+    return list((chosen | ({entry.path: entry for entry in catalogue.entries().values()} if every else {})).values())
+
+
+def _jobs(
+    entries: Sequence[catalogue.Entry],
+    setting: str,
+    seeds: int | None,
+    assignments: Sequence[str],
+    *,
+    control: bool,
+    base_seed: int,
+) -> list["Job"]:
+    """One job per claim; what is wrong with the setting or a parameter is said before anything runs."""
+    from .run.job import Job, double_precision, resolved
+    from .run.parameters import checked, parse
+
+    texts = parse(assignments) | ({} if seeds is None else {"seeds": str(seeds)})
+    setting, control = ("smoke", True) if setting == "control" else (setting, control)
+    jobs = []
+    for entry in entries:
+        if entry.settings and setting not in entry.settings:
+            known = ", ".join([*entry.settings, "control"])
+            raise UsageError(f"Unknown setting {setting!r} of {entry.id}; it has {known}.")
+        changes: dict[str, Any] = checked(texts, {}) if not assignments else {}
+        if assignments and not entry.problem:
+            with double_precision():
+                claim = entry.load()
+                resolved(Job(entry.path, setting, texts, base_seed, control), claim)
+                changes = checked(texts, claim.parameters())
+        jobs.append(Job(entry.path, setting, changes, base_seed, control))
+    return jobs
+
+
+@app.command()
+def check(file: Annotated[str, typer.Argument(help="A claim file, or the id of a claim.")]) -> int:
+    """The contract of a claim file, from one smoke run and one control run. Exit code 1 if any check fails."""
+    from .contract import check_claim
+    from .run.job import double_precision
+
+    entry = _entry(file)
+    stdout, failed = console(), 0
+    with double_precision():
+        for result in check_claim(entry):
+            failed += not result.passed
+            mark = "[green]✓[/]" if result.passed else "[red]✗[/]"
+            stdout.print(f"{mark} {escape(result.name)}  [dim]{escape(result.detail)}[/]")
+    print(f"{entry.id}: " + ("the contract holds." if not failed else f"{failed} of its checks failed."))
+    return 1 if failed else 0
+
+
+@app.command()
+def report(
+    output: Annotated[Path, typer.Option("--output", help="Folder to write the pages to.")] = Path("site"),
+    store: StoreOption = None,
+) -> int:
+    """Static pages of everything in the store."""
+    from .run.report import write_report
+    from .run.store import Store
+
+    print(f"report: {write_report(Store(store), output)}")
+    return 0

@@ -1,0 +1,4 @@
+"""A claim that does not parse."""
+
+CLAIM = Claim(
+    statement=
