@@ -43,7 +43,7 @@ def to_interpolation(quantity: Quantity = _parameters, metric: Callable[[PyTree]
             return (outputs - jnp.reshape(jnp.asarray(problem.y, outputs.dtype), outputs.shape)).ravel()
 
         r, jacobian = residuals(flat), jax.jacrev(residuals)(flat)
-        weighted = jacobian if metric is None else jacobian * ravel_pytree(metric(theta))[0]
+        weighted = jacobian if metric is None else jacobian * ravel_pytree(metric(theta))[0][None, :]
         step = weighted.T @ jnp.linalg.solve(jacobian @ weighted.T, r)
         _, moved = jax.jvp(lambda t: quantity(problem, t), (theta,), (unravel(step),))
         return SAFETY * norm(moved)
