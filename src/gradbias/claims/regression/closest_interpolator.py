@@ -49,11 +49,11 @@ def predicted(data: Dataset) -> gb.Prediction:
 
 CLAIM = gb.Claim(
     statement=r"If $X \in \mathbb{R}^{n \times d}$ has full row rank, then from every $w_0$ gradient descent "
-    r"($0 < \eta < 2n/\sigma_{\max}^2$), heavy-ball momentum ($0 < \eta < (2+2\beta)\,n/\sigma_{\max}^2$) and SGD on one "
-    r"example at a time ($0 < \eta < 2/\max_i \|x_i\|^2$) on $\frac{1}{2n}\|Xw - y\|^2$ all converge to "
+    r"($0 < \eta < 2n/\sigma_{\max}^2$), heavy-ball momentum ($0 < \eta < (2+2\beta)\,n/\sigma_{\max}^2$) and SGD on "
+    r"one example at a time ($0 < \eta < 2/\max_i \|x_i\|^2$) on $\frac{1}{2n}\|Xw - y\|^2$ all converge to "
     r"$w_0 + X^{+}(y - Xw_0) = \arg\min_{Xw = y} \|w - w_0\|_2$; SGD almost surely.",
     source=gb.Source(
-        "gunasekar2018characterizing", "Theorem 1, Euclidean potential, and Section 2; number not checked"
+        "gunasekar2018characterizing", "Theorem 1, Euclidean potential; Section 2; number not checked"
     ),
     data=data,
     measured=measured,
