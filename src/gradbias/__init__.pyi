@@ -17,6 +17,7 @@ from .claim import Prediction as Prediction
 from .claim import Source as Source
 from .claim import Standing as Standing
 from .claim import Verdict as Verdict
+from .claim import combine as combine
 from .claim import judge as judge
 from .dynamics import AbstractDynamics as AbstractDynamics
 from .dynamics import Adam as Adam

@@ -77,6 +77,40 @@ class Prediction:
         """Whether every residual is finite and within the tolerance; an empty certificate certifies nothing."""
         return bool(self.certificate) and all(abs(float(r)) <= self.tolerance for r in self.certificate.values())
 
+    def only(self, *names: str) -> "Prediction":
+        """The named parts of a dict-valued prediction, with the same certificate."""
+        errors = {name: float(_for_part(self.error, name)) for name in names}
+        return Prediction(
+            {name: self.value[name] for name in names}, self.certificate, errors, self.condition, self.tolerance
+        )
+
+
+def combine(*merged: Prediction, **named: "Prediction | float | np.ndarray") -> Prediction:
+    """One prediction with several parts: each keyword is a part (a number or array is exact), dict-valued ones are merged.
+
+    Residuals are kept under `part.name`, rescaled to the tightest of the oracles' tolerances; the condition is the
+    worst one. Raises `ValueError` where no part carries a certificate.
+    """
+    oracles = [p for p in (*merged, *named.values()) if isinstance(p, Prediction)]
+    if not oracles:
+        raise ValueError("combine needs at least one Prediction: constants alone certify nothing.")
+    tolerance = min(p.tolerance for p in oracles)
+    value: dict[str, Any] = {}
+    error: dict[str, float] = {}
+    certificate: dict[str, float] = {}
+    for prediction in merged:
+        value |= dict(prediction.value)
+        error |= {name: float(_for_part(prediction.error, name)) for name in prediction.value}
+        certificate |= {k: float(v) * tolerance / prediction.tolerance for k, v in prediction.certificate.items()}
+    for name, part in named.items():
+        if isinstance(part, Prediction):
+            value[name], error[name] = part.value, float(_for_part(part.error, name))
+            scale = tolerance / part.tolerance
+            certificate |= {f"{name}.{k}": float(v) * scale for k, v in part.certificate.items()}
+        else:
+            value[name], error[name] = part, 0.0
+    return Prediction(value, certificate, error, max(p.condition for p in oracles), tolerance)
+
 
 class Measured(eqx.Module):
     """What one training run returns: the value, and how far it can be from the limit the claim speaks of.

@@ -11,6 +11,7 @@ from .descent import MomentumDescent as MomentumDescent
 from .descent import StochasticGradientDescent as StochasticGradientDescent
 from .flow import GradientFlow as GradientFlow
 from .limits import dual_gap as dual_gap
+from .limits import remaining as remaining
 from .limits import to_direction as to_direction
 from .limits import to_interpolation as to_interpolation
 from .mirror import MirrorDescent as MirrorDescent

@@ -49,6 +49,8 @@ CLAIM = gb.Claim(
     },
     control=dict(start=1.0),
     control_reason="Started away from zero, the limit keeps the component of the start that is orthogonal to the data.",
-    figure=gb.figures.curves(x="clock", y="residual", x_title="gradient steps", y_title="residual ‖Xw − y‖", log_x=True),
+    figure=gb.figures.curves(
+        x="clock", y="residual", x_title="gradient steps", y_title="residual ‖Xw − y‖", log_x=True
+    ),
     seconds=dict(smoke=3, standard=10, deep=40),
 )
