@@ -51,9 +51,10 @@ class _Axes:
             title={"text": self.title, "x": 0.0, "xref": "paper", "xanchor": "left", "font": {"size": 17}},
             paper_bgcolor="rgba(0,0,0,0)",
             plot_bgcolor="rgba(0,0,0,0)",
-            margin={"l": 70, "r": 24, "t": 56 if self.title else 24, "b": 60},
+            margin={"l": 70, "r": 24, "t": 84 if self.title else 44, "b": 60},
             hoverlabel={"font": {"size": 13}},
-            legend={"bgcolor": "rgba(0,0,0,0)", "itemsizing": "constant"},
+            legend={"bgcolor": "rgba(0,0,0,0)", "orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
+            modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#AAAAAA", "activecolor": "#666666"},
             xaxis={**line, **grid, **_scale(self.log_x), "title": {"text": self.x_title, "standoff": 12}},
             yaxis={**line, **grid, **_scale(self.log_y), "title": {"text": self.y_title, "standoff": 12}},
         )
@@ -82,7 +83,7 @@ def curves(
     A curve of shape seeds × points × lines gives several lines; `labels` names them all, in order. `x=None` counts the
     points. With many seeds, single runs are thin and a median is drawn over them (of the values where all seeds share
     `x`; else the run whose last value is the median). `guide=("1/t", -1.0)` adds a dashed line of that slope, measured
-    in what the axes show: $d\log y / d\log x$ where both are logarithmic, $d\ln y/dx$ or $dy/d\ln x$ where one is.
+    in what the axes show: $d\ln y / d\ln x$ where both are logarithmic, $d\ln y/dx$ or $dy/d\ln x$ where one is.
     `target` names a predicted part whose components are drawn as dashed horizontal lines.
     """
     names = [y] if isinstance(y, str) else list(y)
@@ -157,7 +158,7 @@ def _draw_runs(figure: "Figure", axes: _Axes, data: tuple[np.ndarray, np.ndarray
             y=shown,
             mode="lines" if len(x) > 1 else "markers",
             connectgaps=False,
-            name=label or "single runs",
+            name=label or ("run" if len(values) == 1 else "single runs"),
             legendgroup=label,
             showlegend=(seed == 0) if not many else (seed == 0 and not label),
             opacity=max(0.12, 0.6 / math.sqrt(len(values))) if many else 0.9,
@@ -188,15 +189,20 @@ def _median(across: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _draw_guide(figure: "Figure", axes: _Axes, data: tuple[np.ndarray, np.ndarray], guide: tuple[str, float]) -> None:
-    """A dashed line of known slope through the last point of the middle run, over the later half of the axis."""
+    """A dashed line of known slope through the later part of the middle run, no taller than the run itself."""
     x, y, _ = _median(*data)
     shown = np.isfinite(_with_gaps(axes, x, y)[0])
     if not shown.any():
         return
     x, y = x[shown], y[shown]
     u, v = (np.log(x) if axes.log_x else x), (np.log(y) if axes.log_y else y)
-    ends = np.array([u[0] + 0.4 * (u[-1] - u[0]), u[-1]])
-    heights = v[-1] + guide[1] * (ends - u[-1])
+    later = u >= u[0] + 0.4 * (u[-1] - u[0])
+    height = float(np.median(v[later] - guide[1] * u[later]))
+    ends = np.array([u[later][0], u[-1]])
+    if guide[1]:
+        reach = np.sort((np.array([v.min(), v.max()]) - height) / guide[1])
+        ends = np.clip(ends, *reach)
+    heights = height + guide[1] * ends
     figure.add_scatter(
         x=np.exp(ends) if axes.log_x else ends,
         y=np.exp(heights) if axes.log_y else heights,

@@ -29,7 +29,7 @@ def say(message: str) -> None:
 
 def console() -> Console:
     """Stdout; as wide as the text needs where it is no terminal."""
-    return Console(highlight=False) if sys.stdout.isatty() else Console(width=250, highlight=False)
+    return Console(highlight=False) if sys.stdout.isatty() else Console(width=1000, highlight=False)
 
 
 def table(*titles: str) -> Table:
