@@ -62,7 +62,7 @@ class _Axes:
 
 
 def _scale(logarithmic: bool) -> dict[str, Any]:
-    return {"type": "log", "exponentformat": "power", "dtick": None} if logarithmic else {}
+    return {"type": "log", "exponentformat": "power"} if logarithmic else {}
 
 
 def curves(
@@ -104,10 +104,9 @@ def curves(
         if guide:
             _draw_guide(figure, axes, (across, some), guide)
         if target:
-            _draw_target(figure, evidence, target, several=len(lines) > 1)
-        _say_what_is_missing(figure, left_out)
+            left_out += _draw_target(figure, axes, evidence, (target, len(lines) > 1))
         figure.update_layout(showlegend=len(lines) > 1 or bool(guide or target) or evidence.seeds >= MANY_SEEDS)
-        return figure
+        return _finish(figure, left_out)
 
     return draw
 
@@ -213,35 +212,42 @@ def _draw_guide(figure: "Figure", axes: _Axes, data: tuple[np.ndarray, np.ndarra
     )
 
 
-def _draw_target(figure: "Figure", evidence: Evidence, target: str, *, several: bool) -> None:
+def _draw_target(figure: "Figure", axes: _Axes, evidence: Evidence, look: tuple[str, bool]) -> int:
+    """Dashed horizontal lines at the components of a predicted part; returns how many cannot be shown."""
+    target, several = look
     predicted = parts(evidence.predicted)
     if target not in predicted:
         raise ValueError(f"There is no predicted part called {target!r}; these exist: {', '.join(predicted)}.")
     values = np.asarray(predicted[target], dtype=float).reshape(evidence.seeds, -1)
-    for number, component in enumerate(values.T):
-        for once, level in enumerate(np.unique(component[np.isfinite(component)])):
-            colour = COLOURS[number % len(COLOURS)] if several else "#7F7F7F"
-            name = "predicted" if values.shape[1] == 1 else f"predicted, component {number + 1}"
-            figure.add_hline(y=float(level), line={"width": 2, "dash": "dash", "color": colour})
-            if once == 0:  # a line across the whole figure has no entry in the legend: an empty trace stands for it
-                figure.add_scatter(
-                    x=[None], y=[None], mode="lines", name=name, line={"width": 2, "dash": "dash", "color": colour}
-                )
+    shown, bad = _with_gaps(axes, np.ones_like(values), values)
+    for number, component in enumerate(shown.T):
+        dashes = {"width": 2, "dash": "dash", "color": COLOURS[number % len(COLOURS)] if several else "#7F7F7F"}
+        for level in np.unique(component[np.isfinite(component)]):
+            figure.add_hline(y=float(level), line=dashes)
+        # A line across the whole figure has no entry in the legend: an empty trace stands for it.
+        name = "predicted" if values.shape[1] == 1 else f"predicted, component {number + 1}"
+        figure.add_scatter(x=[None], y=[None], mode="lines", name=name, line=dashes)
+    return int(bad.sum())
 
 
-def _say_what_is_missing(figure: "Figure", left_out: int) -> None:
+def _finish(figure: "Figure", left_out: int) -> "Figure":
+    """Whole decades on logarithmic axes, at most nine of them named; a note on points that cannot be shown."""
+    for axis in (figure.layout.xaxis, figure.layout.yaxis):
+        if axis.type != "log":
+            continue
+        name = "x" if axis is figure.layout.xaxis else "y"
+        every = np.array([v for trace in figure.data for v in trace[name] if v is not None], dtype=float)
+        values = every[np.isfinite(every) & (every > 0)]
+        decades = math.log10(values.max() / values.min()) if values.size else 0.0
+        if decades > 1.5:
+            axis.dtick = math.ceil(decades / 9)
     if left_out:
         figure.add_annotation(
-            text=f"{left_out} points cannot be shown on these axes (not finite, or not positive) and are gaps",
-            xref="paper",
-            yref="paper",
-            x=1.0,
-            y=1.02,
-            xanchor="right",
-            yanchor="bottom",
-            showarrow=False,
-            font={"size": 11},
+            text=f"gaps: {left_out} points (not finite, or log of ≤ 0)",
+            **{"xref": "paper", "yref": "paper", "x": 1.0, "y": 0.0, "yshift": -34},
+            **{"xanchor": "right", "yanchor": "top", "showarrow": False, "font": {"size": 11}},
         )
+    return figure
 
 
 def _components(evidence: Evidence, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -300,9 +306,8 @@ def agreement(*, metric: Metric | Mapping[str, Metric] = relative_l2, title: str
                 line={"width": 1.5, "dash": "dash", "color": "#7F7F7F"},
                 hoverinfo="skip",
             )
-        _say_what_is_missing(figure, left_out)
         figure.update_layout(showlegend=True)
-        return figure
+        return _finish(figure, left_out)
 
     return draw
 
@@ -356,9 +361,8 @@ def bars(*, labels: Sequence[str] = (), y_title: str = "value", title: str = "",
                     "visible": evidence.seeds > 1,
                 },
             )
-        _say_what_is_missing(figure, left_out)
         figure.update_layout(barmode="group", bargap=0.3, showlegend=True)
-        return figure
+        return _finish(figure, left_out)
 
     return draw
 
@@ -386,8 +390,7 @@ def gap_by_part(*, metric: Metric | Mapping[str, Metric] = relative_l2, title: s
                     marker={"size": 10, "symbol": symbol, "color": COLOURS[number % len(COLOURS)]},
                 )
         figure.update_xaxes(dtick=1 if evidence.seeds <= 20 else None)
-        _say_what_is_missing(figure, left_out)
         figure.update_layout(showlegend=True)
-        return figure
+        return _finish(figure, left_out)
 
     return draw
