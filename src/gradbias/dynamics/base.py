@@ -181,10 +181,11 @@ def _drift(problem: Problem, until: Until, old: PyTree, new: _Carry, local: PyTr
     return new.drift * growth + norm(local)
 
 
+@eqx.filter_jit
 def evolve(
     problem: Problem, dynamics: AbstractDynamics, *, until: Until, record: Record | None = None, key: PRNGKeyArray
 ) -> Trajectory:
-    """Move `problem.theta0` by `dynamics` until `until`; may be traced, `vmap`ped and called inside `jit`.
+    """Move `problem.theta0` by `dynamics` until `until`; compiled once per shape, and may be `vmap`ped and `jit`ted again.
 
     Divergence does not raise: it ends the run at the last finite iterate with a status and a step
     (`Trajectory.why`). Raises `ValueError` if the record points are not an increasing sequence.

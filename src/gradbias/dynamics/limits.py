@@ -1,10 +1,11 @@
 r"""Bounds on the distance to a limit, for `Until.distance`: what is left to go, computed from where the run is now.
 
 None of them knows where theory says the run should end: a run that goes elsewhere converges just as well, and is then
-refuted instead of being called not converged.
+refuted instead of being called not converged. The same arguments give the same object, so nothing compiles twice.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ def _parameters(problem: Problem, theta: PyTree) -> PyTree:
     return theta
 
 
+@cache
 def to_interpolation(quantity: Quantity = _parameters, metric: Callable[[PyTree], Array] | None = None) -> Bound:
     r"""Remaining way to zero square loss: $2\,\|\partial q\, M J^\top (J M J^\top)^{-1} r\|_2$.
 
@@ -51,6 +53,7 @@ def to_interpolation(quantity: Quantity = _parameters, metric: Callable[[PyTree]
     return bound
 
 
+@cache
 def to_direction(quantity: Quantity = _parameters, order: float = 1.0) -> Bound:
     r"""Remaining turn of the direction of $q(\theta)$: $2\,a \sin\angle(q, \dot q)$, $\dot q = -\partial q\,\nabla\log L$.
 
@@ -69,6 +72,7 @@ def to_direction(quantity: Quantity = _parameters, order: float = 1.0) -> Bound:
     return bound
 
 
+@cache
 def dual_gap(dual_norm: Callable[[Float[Array, " d"]], Float[Array, ""]], primal_norm: Callable[..., Float[Array, ""]]) -> Bound:
     r"""Margin still to be gained by a linear classifier: $\|A^\top p\|_* - \min_i a_i\!\cdot\! w / \|w\|$, $p$ the softmax of $-z$.
 
