@@ -4,6 +4,7 @@ from . import data as data
 from . import dynamics as dynamics
 from . import figures as figures
 from . import losses as losses
+from . import measures as measures
 from . import metric as metric
 from . import models as models
 from . import oracles as oracles
