@@ -281,6 +281,9 @@ def _jobs(
 @app.command()
 def check(file: Annotated[str, typer.Argument(help="A claim file, or the id of a claim.")]) -> int:
     """The contract of a claim file, from one smoke run and one control run. Exit code 1 if any check fails."""
+    from .run.sweep import compute_environment
+
+    os.environ.update(compute_environment())  # before JAX is imported
     from .contract import check_claim
     from .run.job import double_precision
 

@@ -85,20 +85,7 @@ class Record:
 
     def evidence(self) -> "Evidence":
         """The evidence as it was judged, rebuilt from the arrays."""
-        from ..claim import Evidence
-
-        arrays = self.arrays
-        return Evidence(
-            measured=_below("measured", arrays),
-            predicted=_below("predicted", arrays),
-            error=_below("error", arrays),
-            converged=arrays["converged"],
-            certified=arrays["certified"],
-            steps=arrays["steps"],
-            certificates=_below("certificates", arrays),
-            curves=_below("curves", arrays),
-            refused={int(seed): why for seed, why in self.refused.items()},
-        )
+        return evidence_of(self.arrays, {int(seed): why for seed, why in self.refused.items()})
 
     def to_json(self, *, indent: int | None = None) -> str:
         """The record without its arrays as JSON; on one line unless an indent is given."""
@@ -169,6 +156,23 @@ def arrays_of(evidence: "Evidence", gaps: Mapping[str, np.ndarray]) -> Arrays:
         "steps": evidence.steps,
     }
     return _flat("", tree)
+
+
+def evidence_of(arrays: Arrays, refused: Mapping[int, str]) -> "Evidence":
+    """The inverse of `arrays_of`."""
+    from ..claim import Evidence
+
+    return Evidence(
+        measured=_below("measured", arrays),
+        predicted=_below("predicted", arrays),
+        error=_below("error", arrays),
+        converged=arrays["converged"],
+        certified=arrays["certified"],
+        steps=arrays["steps"],
+        certificates=_below("certificates", arrays),
+        curves=_below("curves", arrays),
+        refused=dict(refused),
+    )
 
 
 def _flat(prefix: str, value: Any) -> Arrays:

@@ -21,7 +21,7 @@ def prediction(x):
 
 CLAIM = Claim(
     statement=r"$1 = 1$",
-    source=Source("soudry2018", "number not checked"),
+    source=Source("soudry2018implicit", "number not checked"),
     data=numbers,
     measured=training,
     predicted=prediction,

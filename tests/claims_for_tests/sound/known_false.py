@@ -21,7 +21,7 @@ def product(x):
 
 CLAIM = Claim(
     statement=r"$a + b = ab$",
-    source=Source("soudry2018", "number not checked"),
+    source=Source("soudry2018implicit", "number not checked"),
     data=numbers,
     measured=total,
     predicted=product,

@@ -33,7 +33,7 @@ def predicted(x, *, power: int = 1):
 
 CLAIM = Claim(
     statement=r"$\arg\min_w \frac1n \sum_i (w - x_i)^2 = \bar x$",
-    source=Source("soudry2018", "number not checked"),
+    source=Source("soudry2018implicit", "number not checked"),
     data=points,
     measured=descent,
     predicted=predicted,

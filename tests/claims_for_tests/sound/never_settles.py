@@ -23,7 +23,7 @@ def rest(x):
 
 CLAIM = Claim(
     statement=r"$w_t \to w_\infty$",
-    source=Source("soudry2018", "number not checked"),
+    source=Source("soudry2018implicit", "number not checked"),
     data=start,
     measured=walk,
     predicted=rest,
