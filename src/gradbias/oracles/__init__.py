@@ -11,6 +11,7 @@ from .min_norm import min_norm_interpolant as min_norm_interpolant
 from .norms import min_norm_lp as min_norm_lp
 from .norms import min_norm_lp_value as min_norm_lp_value
 from .norms import quasi_norm as quasi_norm
+from .nuclear import min_nuclear_norm as min_nuclear_norm
 from .polynomial_tail import polynomial_tail_direction as polynomial_tail_direction
 from .potentials import entropy as entropy
 from .potentials import euclidean as euclidean

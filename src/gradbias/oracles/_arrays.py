@@ -4,18 +4,21 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+# A number as people type it: int is no float to a runtime type checker.
+Scalar = float | int
+
 EPS = float(np.finfo(np.float64).eps)
 
 
-def as_float64(array: ArrayLike, name: str, ndim: int | tuple[int, ...]) -> np.ndarray:
+def as_float64(array: ArrayLike | Scalar, name: str, ndim: int | tuple[int, ...]) -> np.ndarray:
     """A finite, non-empty float64 copy on the host with one of the given numbers of axes, or a `ValueError`."""
     allowed = (ndim,) if isinstance(ndim, int) else ndim
     result = np.array(array, dtype=np.float64)
     if result.ndim not in allowed or result.size == 0:
         wanted = " or ".join(str(k) for k in allowed)
         raise ValueError(
-            f"{name} must be a non-empty array with {wanted} axes; got shape {result.shape}. Examples are rows: reshape "
-            f"one example to (1, d), images to (n, d)."
+            f"{name} must be a non-empty array with {wanted} axes; got shape {result.shape}. Examples are rows: "
+            f"reshape one example to (1, d), images to (n, d)."
         )
     bad = np.argwhere(~np.isfinite(result))
     if len(bad):

@@ -1,4 +1,4 @@
-r"""The point of a polyhedron $\{A w + F b \ge 1\}$ with the shortest $w$: the quadratic program behind every $\ell_2$ margin.
+r"""The point of a polyhedron $\{A w + F b \ge 1\}$ with the shortest w: the programme behind every $\ell_2$ margin.
 
 Found by Lawson and Hanson's non-negative least squares (a finite method: it ends at the exact support), then solved
 once more on the support alone, and certified without trusting either step. [@lawson1974solving, ch. 23]
@@ -22,7 +22,7 @@ SUBSETS = 10
 
 @dataclass(frozen=True)
 class LeastDistance:
-    """Weights, free coordinates, multipliers (one per row) and what is needed to bound their distance from the truth."""
+    """Weights, free coordinates and multipliers (one per row), with their residuals and error bounds."""
 
     a: Float[np.ndarray, "n d"]
     free: Float[np.ndarray, "n f"]
@@ -78,8 +78,8 @@ class LeastDistance:
     def error(self) -> float:
         r"""A bound on $\|w - w^\star\|_2$.
 
-        With $\alpha_+ \ge 0$, w is the exact projection of $g = w - A^T\alpha_+$ for the right-hand side that it attains
-        on the support, so $\|w - w^\star\| \le \|g\| + \mathrm{Lip}\,\|\delta\|$; valid while the constraints outside
+        With $\alpha_+ \ge 0$, w is the exact projection of $g = w - A^T\alpha_+$ for the right-hand side attained on
+        the support, so $\|w - w^\star\| \le \|g\| + \mathrm{Lip}\,\|\delta\|$; valid while the constraints outside
         `active` stay inactive on the way. Otherwise $\sqrt{2\,\mathrm{gap}}$ by strong convexity.
         """
         alpha, slack = np.maximum(self.multipliers, 0.0), self.slack
@@ -155,7 +155,7 @@ def _on_support(
 def least_distance(
     a: Float[np.ndarray, "n d"], free: Float[np.ndarray, "n f"], support: Int[np.ndarray, " s"]
 ) -> LeastDistance:
-    """Solve on a support, exchanging one example at a time until all multipliers are positive and all rows satisfied."""
+    """Solve on a support, exchanging one row at a time until multipliers are positive and all rows satisfied."""
     chosen = list(map(int, support))
     longest = float(np.max(np.linalg.norm(a, axis=1)))
     for _ in range(4 * len(a)):
@@ -168,7 +168,19 @@ def least_distance(
         worst = int(np.argmin(slack))
         if slack[worst] > -1e3 * EPS * (1.0 + longest * norm2(w)):  # no more than rounding
             break
+        make_room(np.hstack([a, free]), chosen, alpha, worst)
         chosen.append(worst)
     multipliers = np.zeros(len(a))
     multipliers[chosen] = alpha
     return LeastDistance(a, free, w, b, multipliers)
+
+
+def make_room(rows: Float[np.ndarray, "n d"], chosen: list[int], alpha: Float[np.ndarray, " s"], entering: int) -> None:
+    """Drop from `chosen` the example that leaves when a dependent row enters: the first whose multiplier reaches 0."""
+    combination, *_ = np.linalg.lstsq(rows[chosen].T, rows[entering], rcond=None)
+    if norm2(rows[chosen].T @ combination - rows[entering]) > 1e-10 * norm2(rows[entering]):
+        return
+    positive = combination > 1e-12
+    if positive.any():
+        ratio = np.where(positive, alpha / np.where(positive, combination, 1.0), np.inf)
+        chosen.pop(int(np.argmin(ratio)))

@@ -1,28 +1,28 @@
-r"""Weights of least $\ell_1$ or $\ell_\infty$ norm under linear constraints: linear programmes, polished and certified."""
+r"""Weights of least $\ell_1$ or $\ell_\infty$ norm under linear constraints: linear programmes, certified."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from ._arrays import EPS, norm2
+from ._arrays import EPS, Scalar, norm2
 
 # A multiplier, reduced cost or coordinate below this (relative to the largest) counts as zero when a vertex is read.
 ZERO = 1e-7
 
 
-def dual_exponent(norm: float) -> float:
+def dual_exponent(norm: Scalar) -> float:
     r"""The q with $1/p + 1/q = 1$."""
     return np.inf if norm == 1 else 1.0 if np.isinf(norm) else norm / (norm - 1.0)
 
 
 @dataclass(frozen=True)
 class NormProgram:
-    r"""Solution of $\min \|w\|$ with $Aw \ge b$ (or $= b$) and multipliers of $\max \{b\cdot\lambda: \|A^T\lambda\|_* \le 1\}$."""
+    r"""$\min \|w\|$ with $Aw \ge b$ (or $= b$), and multipliers: $\max \{b\cdot\lambda: \|A^T\lambda\|_* \le 1\}$."""
 
     a: Float[np.ndarray, "n d"]
     target: Float[np.ndarray, " n"]
-    norm: float
+    norm: Scalar
     equality: bool
     w: Float[np.ndarray, " d"]
     multipliers: Float[np.ndarray, " n"]
@@ -55,8 +55,8 @@ class NormProgram:
         }
 
 
-def solve(a: Float[np.ndarray, "n d"], target: Float[np.ndarray, " n"], norm: float, *, equality: bool) -> NormProgram:
-    """Solve with HiGHS, then once more on the vertex it found; `error` is infinite where the vertex is not the only one."""
+def solve(a: Float[np.ndarray, "n d"], target: Float[np.ndarray, " n"], norm: Scalar, *, equality: bool) -> NormProgram:
+    """Solve with HiGHS, then once more on the vertex it found; `error` is infinite where others may be optimal."""
     w, multipliers = _highs(a, target, norm, equality)
     reduced = a.T @ multipliers
     rows = np.ones(len(a), bool) if equality else multipliers > ZERO * multipliers.max()
@@ -88,7 +88,7 @@ def solve(a: Float[np.ndarray, "n d"], target: Float[np.ndarray, " n"], norm: fl
 
 
 def _highs(
-    a: Float[np.ndarray, "n d"], target: Float[np.ndarray, " n"], norm: float, equality: bool
+    a: Float[np.ndarray, "n d"], target: Float[np.ndarray, " n"], norm: Scalar, equality: bool
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " n"]]:
     from scipy.optimize import linprog
 
@@ -96,7 +96,8 @@ def _highs(
     scale, size = float(np.abs(a).max()) or 1.0, float(np.abs(target).max()) or 1.0
     a, target = a / scale, target / size
     if norm == 1:  # w = p - m, both non-negative
-        cost, columns, bounds = np.ones(2 * d), np.hstack([a, -a]), [(0.0, None)] * (2 * d)
+        cost, columns = np.ones(2 * d), np.hstack([a, -a])
+        bounds: list[tuple[float | None, None]] = [(0.0, None)] * (2 * d)
         extra = None
     else:  # (w, t) with |w_j| <= t
         cost, columns = np.append(np.zeros(d), 1.0), np.hstack([a, np.zeros((n, 1))])

@@ -1,12 +1,13 @@
-r"""The maximum margin in $\ell_p$, $1 < p < \infty$: projected Newton on the dual, followed from p = 2."""
+r"""The maximum margin in $\ell_p$: for p < 2 projected Newton on the dual, from p = 2; for p > 2 on the primal."""
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from ..claim import Prediction
-from ._arrays import EPS, norm2
+from ._arrays import EPS, Scalar, norm2
 from ._least_distance import least_distance, nearest_point_weights
 from ._norm_programs import dual_exponent
+from ._p_primal import max_margin_primal
 
 # Largest ratio of successive p - 1 on the way from 2; a coordinate's curvature is kept within CURVATURE of the largest.
 RATIO = 1.25
@@ -18,10 +19,9 @@ def _weights(u: Float[np.ndarray, " d"], q: float) -> Float[np.ndarray, " d"]:
 
 
 def _curvature(u: Float[np.ndarray, " d"], q: float) -> Float[np.ndarray, " d"]:
-    r"""$(q-1)|u|^{q-2}$, kept finite and positive: it is infinite (q < 2) or zero (q > 2) at u = 0."""
-    size = np.abs(u).max()
-    h = (q - 1.0) * np.maximum(np.abs(u), size * 1e-15) ** (q - 2.0)
-    return np.maximum(h, CURVATURE * h.max()) if q > 2 else h
+    r"""$(q-1)|u|^{q-2}$ for q > 2, kept positive: it is zero at u = 0."""
+    h = (q - 1.0) * np.abs(u) ** (q - 2.0)
+    return np.maximum(h, CURVATURE * h.max())
 
 
 def _newton(a: Float[np.ndarray, "n d"], alpha: Float[np.ndarray, " n"], q: float) -> Float[np.ndarray, " n"]:
@@ -66,10 +66,12 @@ def _newton_step(
     return np.linalg.solve(hessian, gradient)
 
 
-def solve_p(a: Float[np.ndarray, "n d"], p: float) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " n"]]:
+def solve_p(a: Float[np.ndarray, "n d"], p: Scalar) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " n"]]:
     """Weights with smallest product 1, and multipliers up to scale, of separable signed rows."""
     weights, _ = nearest_point_weights(a)
     start = least_distance(a, np.zeros((len(a), 0)), np.flatnonzero(weights > 0))
+    if p > 2:
+        return max_margin_primal(a, start.w, list(map(int, np.flatnonzero(start.multipliers > 0))), p)
     scale = 1.0 / norm2(start.w)  # in these units the ℓ2 weights, and nearby ones, have length about 1
     scaled = a / scale
     alpha = np.maximum(start.multipliers, 0.0) * scale**2
@@ -81,20 +83,20 @@ def solve_p(a: Float[np.ndarray, "n d"], p: float) -> tuple[Float[np.ndarray, " 
 
 
 def _polish(
-    a: Float[np.ndarray, "n d"], w: Float[np.ndarray, " d"], support: Bool[np.ndarray, " n"], p: float
+    a: Float[np.ndarray, "n d"], w: Float[np.ndarray, " d"], support: Bool[np.ndarray, " n"], p: Scalar
 ) -> Float[np.ndarray, " d"]:
     """Move w, by the least change in the local metric, onto the support's constraints: removes the last rounding."""
     return w - _correction(a[support], w, p) @ (a[support] @ w - 1.0)
 
 
-def _correction(a: Float[np.ndarray, "s d"], w: Float[np.ndarray, " d"], p: float) -> Float[np.ndarray, "d s"]:
+def _correction(a: Float[np.ndarray, "s d"], w: Float[np.ndarray, " d"], p: Scalar) -> Float[np.ndarray, "d s"]:
     r"""$H^{-1}A^T(AH^{-1}A^T)^{+}$ with $H = \nabla^2\|w\|_p^p/p$: the effect of residuals on w, to first order."""
     size = np.abs(w).max()
     root = np.maximum(np.abs(w), 1e-12 * size) ** (1.0 - 0.5 * p)
     return root[:, None] * np.linalg.pinv(a * root, rcond=1e-13)
 
 
-def max_margin_p(a: Float[np.ndarray, "n d"], p: float) -> Prediction:
+def max_margin_p(a: Float[np.ndarray, "n d"], p: Scalar) -> Prediction:
     """The certified prediction of `max_margin` for 1 < p < ∞."""
     w, alpha = solve_p(a, p)
     q = dual_exponent(p)
@@ -104,9 +106,11 @@ def max_margin_p(a: Float[np.ndarray, "n d"], p: float) -> Prediction:
     length, support = float(np.linalg.norm(w, p)), multipliers > 0
     lower = float(multipliers.sum() / np.linalg.norm(a.T @ multipliers, q))
     off = _weights(a.T @ multipliers, q) - w
+    mirror = gradient - a.T @ multipliers
     certificate = {
         "feasibility": max(0.0, 1.0 - float(products.min())),
-        "stationarity": norm2(gradient - a.T @ multipliers) / norm2(gradient),
+        # Each coordinate in whichever variable the map w ↦ |w|^(p-1) is well conditioned.
+        "stationarity": norm2(np.minimum(np.abs(mirror) / norm2(gradient), np.abs(off) / norm2(w))),
         "complementarity": float(np.max(np.abs(multipliers * (products - 1.0))) / multipliers.sum()),
         "duality_gap": abs(length - lower) / lower,
     }

@@ -1,7 +1,7 @@
 """How gradient flow approaches the maximum margin: the line in log t that the weights follow, and the loss."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Int
 from numpy.typing import ArrayLike
 
 from ..claim import Prediction
@@ -25,9 +25,9 @@ def logistic_asymptote(x: ArrayLike, y: ArrayLike) -> Prediction:
     $$\alpha_i = \tfrac1n e^{-a_i \cdot \tilde w}, \qquad a_i \cdot \tilde w = -\log(n \alpha_i) \quad (i \in S), \qquad
       L\, t \to \sum_i \alpha_i = \|\hat w\|^2.$$
 
-    The last agrees with $\dot L = -\|\nabla L\|^2$: $L = c/t$ and $\|\nabla L\| = \|\hat w\|/t$ give $c = \|\hat w\|^2$.
+    It agrees with $\dot L = -\|\nabla L\|^2$: $L = c/t$ and $\|\nabla L\| = \|\hat w\|/t$ give $c = \|\hat w\|^2$.
     `x` is (n, d), `y` (n,) of ±1. The value is a dict: `direction` $\hat w/\|\hat w\|$ (d,); `norm_rate` $\|\hat w\|$,
-    the limit of $\|w\|/\log t$; `loss_constant` $\|\hat w\|^2$, the limit of $L t$; and `residual` (d,), the part of
+    the limit of $\|w\|/\log t$; `loss_constant` $\|\hat w\|^2$, the limit of $L t$; `residual` (d,), the part of
     $\tilde w$ in the span of the support vectors. The part orthogonal to it depends on the whole path and on the start;
     the value does not. Repeated examples are merged. [@soudry2018implicit, Thm 4, number not checked]
 
@@ -76,7 +76,7 @@ def logistic_asymptote(x: ArrayLike, y: ArrayLike) -> Prediction:
     return Prediction(value, certificate, errors, found.condition())
 
 
-def _require_regular(found: LeastDistance, active: Float[np.ndarray, " s"], first: Float[np.ndarray, " n"]) -> None:
+def _require_regular(found: LeastDistance, active: Int[np.ndarray, " s"], first: Int[np.ndarray, " n"]) -> None:
     alpha = found.multipliers
     zero = [i for i in active if alpha[i] <= DEGENERATE * alpha.max()]
     rows = found.a[active]

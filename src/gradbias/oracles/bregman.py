@@ -8,8 +8,9 @@ from numpy.typing import ArrayLike
 
 from ..claim import Prediction
 from ._arrays import EPS, like, norm2, regression
+from ._p_primal import minimise_p
 from .min_norm import factors, require_consistent
-from .potentials import Entropy, Potential
+from .potentials import Entropy, PNorm, Potential
 
 # Residual (relative to y) to which intermediate points of the continuation are solved.
 ON_THE_WAY = 1e-6
@@ -36,10 +37,12 @@ def bregman_projection(
     `x` is (n, d), `y` (n,), `start` $w_0$ (d,) (the potential's minimiser if not given; it must be positive for the
     entropy). Potentials: `euclidean`, `entropy`, `p_norm(p)`, `hypentropy(beta)` of `gradbias.oracles`, or any object
     with their methods. Solved on the dual, n variables, by Newton's method along the path
-    $\nabla\psi(w_0^{(s)}) = (1-s)\nabla\psi(\bar w) + s\nabla\psi(w_0)$ from an interpolant $\bar w$, whose projection is
-    itself, so that β = 1e-600 costs a few dozen small steps. The certificate is evaluated on the returned weights:
-    feasibility, distance from $\nabla\psi^*(\nabla\psi(w_0) + X^\top\nu)$, and the duality gap, whose terms are the
-    Fenchel–Young losses of each coordinate. `error` is twice the first-order effect of the residuals through the
+    $\nabla\psi(w_0^{(s)}) = (1-s)\nabla\psi(\bar w) + s\nabla\psi(w_0)$ from an interpolant $\bar w$, its own
+    projection, so that β = 1e-600 costs a few dozen small steps. The certificate is evaluated on the returned weights:
+    feasibility; stationarity, each coordinate either as $w - \nabla\psi^*(u)$ or as $\nabla\psi(w) - u$, $u =
+    \nabla\psi(w_0) + X^\top\nu$ (relative; wherever the mirror map is well conditioned); and the duality gap, whose
+    terms are the Fenchel–Young losses of the coordinates. For p > 2 the primal is solved, by Newton in the kernel of X.
+    `error` is twice the first-order effect of the residuals through the
     projection in the metric of $\nabla^2\psi$. [@gunasekar2018characterizing, Thm 1; @woodworth2020kernel, Thm 1;
     numbers not checked]
 
@@ -61,11 +64,18 @@ def bregman_projection(
     else:
         interpolant = f.vt.T @ ((f.u.T @ y) / f.s)
     origin = potential.gradient(w0)
-    point = _follow(x, y, potential, (potential.gradient(interpolant), origin))
-    w = point.w
+    # Orthonormal rows with the same solutions: dual variables then have the size of u, and lose nothing in X^T ν.
+    rows, target = f.vt, (f.u.T @ y) / f.s
+    if isinstance(potential, PNorm) and potential.p > 2:
+        w = minimise_p(rows, interpolant, potential.p, origin)
+        point = _at(rows, potential, origin, rows @ (potential.gradient(w) - origin))
+    else:
+        point = _follow(rows, target, potential, (potential.gradient(interpolant), origin))
+        w = point.w
+    inverse = _metric(rows, point.curvature).inverse()
     for _ in range(3):  # corrections below the resolution of ν: |u| may be 1400, and w = e^u
-        w = w - _inverse(x, point.curvature) @ (x @ w - y)
-    return _certify(x, y, potential, (origin, point._replace(w=w)))
+        w = w - inverse @ ((f.u.T @ (x @ w - y)) / f.s)
+    return _certify(x, y, potential, (origin, rows, point._replace(w=w)))
 
 
 def _require_positive(w0: Float[np.ndarray, " d"]) -> None:
@@ -80,7 +90,7 @@ def _positive_interpolant(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, " n"
     """The interpolant whose smallest coordinate is largest (bounded so that it exists), or a refusal."""
     from scipy.optimize import linprog
 
-    n, d = x.shape
+    d = x.shape[1]
     size = float(np.max(np.abs(np.linalg.lstsq(x, y, rcond=None)[0]))) or 1.0
     # w = t + v with v ≥ 0; t ≤ size keeps the programme bounded.
     columns = np.hstack([x, x.sum(axis=1, keepdims=True)])
@@ -99,13 +109,39 @@ def _positive_interpolant(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, " n"
     return w - np.linalg.pinv(x) @ (x @ w - y)
 
 
-def _inverse(x: Float[np.ndarray, "n d"], curvature: Float[np.ndarray, " d"]) -> Float[np.ndarray, "d n"]:
-    r"""$D X^\top (X D X^\top)^{+}$: the least change of w, in the metric $D^{-1}$, per unit of residual."""
+class Metric(NamedTuple):
+    r"""$X D^{1/2}$ in singular factors, cut where float64 resolves nothing: all linear algebra of one Newton step."""
+
+    x: Float[np.ndarray, "n d"]
+    root: Float[np.ndarray, " d"]
+    u: Float[np.ndarray, "n r"]
+    s: Float[np.ndarray, " r"]
+    vt: Float[np.ndarray, "r d"]
+
+    def newton(self, residual: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        r"""$(X D X^\top)^{+} r$."""
+        return self.u @ ((self.u.T @ residual) / self.s**2)
+
+    def tangent(self, shift: Float[np.ndarray, " d"]) -> Float[np.ndarray, " n"]:
+        """The dual move that best undoes a shift of the mirror coordinates."""
+        return -self.u @ ((self.vt @ (self.root * shift)) / self.s)
+
+    def inverse(self) -> Float[np.ndarray, "d n"]:
+        r"""$D X^\top (X D X^\top)^{+}$: the least change of w, in the metric $D^{-1}$, per unit of residual."""
+        # Through X rather than vt: exact relative to each curvature, so that no tiny weight changes sign.
+        return self.root[:, None] ** 2 * (self.x.T @ (self.u / self.s**2) @ self.u.T)
+
+
+def _metric(x: Float[np.ndarray, "n d"], curvature: Float[np.ndarray, " d"]) -> Metric:
     root = np.sqrt(curvature)
-    return root[:, None] * np.linalg.pinv(x * root, rcond=RESOLVED)
+    u, s, vt = np.linalg.svd(x * root, full_matrices=False)
+    rank = int(np.sum(s > RESOLVED * s[0]))
+    return Metric(x, root, u[:, :rank], s[:rank], vt[:rank])
 
 
-def _at(x: Float[np.ndarray, "n d"], potential: Potential, origin: Float[np.ndarray, " d"], nu: np.ndarray) -> Point:
+def _at(
+    x: Float[np.ndarray, "n d"], potential: Potential, origin: Float[np.ndarray, " d"], nu: Float[np.ndarray, " n"]
+) -> Point:
     u = origin + nu @ x
     with np.errstate(over="ignore"):
         return Point(nu, u, potential.inverse_gradient(u), potential.curvature(u))
@@ -122,17 +158,14 @@ def _follow(
     point, s, step = _at(x, potential, first, np.zeros(len(x))), 0.0, 1.0
     for _ in range(5000):
         following = min(1.0, s + step)
-        shift = (following - s) * (last - first)
-        root = np.sqrt(point.curvature)
-        # The tangent keeps Xw fixed: least squares of -shift by rows of X, in the metric of the curvature.
-        change = np.linalg.lstsq((x * root).T, -root * shift, rcond=RESOLVED)[0]
+        change = _metric(x, point.curvature).tangent((following - s) * (last - first))
         origin = (1.0 - following) * first + following * last
         target = EPS if following == 1.0 else ON_THE_WAY
         trial = _correct(x, y, potential, (origin, point.nu + change, target))
-        if trial is None and step < 1e-9:
-            break
         if trial is None:
             step *= 0.5
+            if step < 1e-9:
+                break
             continue
         point, s, step = trial, following, 1.7 * step
         if s == 1.0:
@@ -146,26 +179,26 @@ def _correct(
     potential: Potential,
     guess: tuple[Float[np.ndarray, " d"], Float[np.ndarray, " n"], float],
 ) -> Point | None:
-    """Damped Newton on the dual from a guess; None if it does not come near the target residual in 30 steps."""
+    """Damped Newton on the dual from a guess; None if it does not come near the target residual."""
     origin, nu, target = guess
     scale = norm2(y) or 1.0
     point = _at(x, potential, origin, nu)
-    best, smallest = point, np.inf
-    for _ in range(30 if target > EPS else 60):
-        if not np.all(np.isfinite(point.curvature)):
+    best, smallest, idle = point, np.inf, 0
+    for _ in range(30):
+        # Squares of these numbers are summed below; a guess beyond this is hopeless anyway.
+        if not np.max(point.curvature) < 1e150 or not np.max(np.abs(point.w)) < 1e150:
             return None
         residual = y - x @ point.w
         if norm2(residual) < smallest:
-            best, smallest = point, norm2(residual)
+            best, smallest, idle = point, norm2(residual), 0
         elif smallest < 1e-9 * scale:
-            return best  # rounding: it does not fall any more
+            idle += 1
+            if idle == 3:
+                return best  # rounding: it does not fall any more
         if smallest <= target * scale:
             return best
-        root = np.sqrt(point.curvature)
-        change = np.linalg.lstsq(
-            (x * root).T, root * (_inverse(x, point.curvature) @ residual) / point.curvature, rcond=RESOLVED
-        )[0]
-        point = _search(x, y, potential, (origin, point, change, float(change @ residual)))
+        change = _metric(x, point.curvature).newton(residual)
+        point = _search(x, y, potential, (origin, point, change))
     return best if smallest < max(1e-9, target) * scale else None
 
 
@@ -173,17 +206,17 @@ def _search(
     x: Float[np.ndarray, "n d"],
     y: Float[np.ndarray, " n"],
     potential: Potential,
-    move: tuple[Float[np.ndarray, " d"], Point, Float[np.ndarray, " n"], float],
+    move: tuple[Float[np.ndarray, " d"], Point, Float[np.ndarray, " n"]],
 ) -> Point:
-    """Backtracking on the dual objective, whose decrease is summed coordinate by coordinate."""
-    origin, point, change, slope = move
+    """Backtracking on the dual objective, whose change is summed coordinate by coordinate."""
+    origin, point, change = move
     before, length = potential.conjugate(point.u), 1.0
+    slope = float(change @ (y - x @ point.w))
+    noise = 4 * EPS * float(np.sum(np.abs(before)) + abs(change @ y))
     while True:
         trial = _at(x, potential, origin, point.nu + length * change)
-        with np.errstate(over="ignore", invalid="ignore"):
-            terms = potential.conjugate(trial.u) - before
-        rise = float(np.sum(terms)) - length * float(change @ y)
-        noise = 4 * EPS * float(np.sum(np.abs(before)) + abs(change @ y))
+        with np.errstate(over="ignore"):
+            rise = float(np.sum(potential.conjugate(trial.u) - before)) - length * float(change @ y)
         if rise <= -0.1 * length * slope + noise or length < 1e-8:
             return trial
         length *= 0.5
@@ -193,22 +226,26 @@ def _certify(
     x: Float[np.ndarray, "n d"],
     y: Float[np.ndarray, " n"],
     potential: Potential,
-    solution: tuple[Float[np.ndarray, " d"], Point],
+    solution: tuple[Float[np.ndarray, " d"], Float[np.ndarray, "r d"], Point],
 ) -> Prediction:
-    origin, point = solution
-    w, mapped = point.w, potential.inverse_gradient(origin + point.nu @ x)
-    residual = x @ w - y
-    size = norm2(w) or 1.0
-    u = origin + point.nu @ x
+    origin, rows, point = solution
+    w, residual = point.w, x @ point.w - y
+    u = origin + point.nu @ rows
+    mapped = potential.inverse_gradient(u)
+    size, mirror_size = norm2(w) or 1.0, norm2(u) or 1.0
+    off = np.minimum(np.abs(w - mapped) / size, np.abs(potential.gradient(w) - u) / mirror_size)
     young = potential.value(w) + potential.conjugate(u) - w * u
     energy = float(np.sum(np.abs(w * u)) + np.sum(np.abs(potential.conjugate(u)))) or 1.0
+    # The rows of the dual step, checked against X itself: what of u - origin no combination of examples gives.
+    outside = (u - origin) - x.T @ np.linalg.lstsq(x.T, u - origin, rcond=None)[0]
     certificate = {
         "feasibility": norm2(residual) / (norm2(y) or 1.0),
-        "stationarity": norm2(w - mapped) / size,
+        "stationarity": norm2(off),
+        "row_space": norm2(outside) / mirror_size,
         "duality_gap": abs(float(np.sum(young))) / energy,
     }
-    inverse = _inverse(x, point.curvature)
+    inverse = _metric(rows, point.curvature).inverse()
     gain = float(np.linalg.norm(inverse, 2))
-    amplify = 1.0 + gain * float(np.linalg.norm(x, 2))
-    error = 2.0 * (gain * (norm2(residual) + EPS * norm2(y)) + amplify * norm2(w - mapped))
-    return Prediction(w, certificate, error, amplify)
+    smallest = float(np.linalg.svd(x, compute_uv=False)[len(rows) - 1])
+    error = 2.0 * (gain * (norm2(residual) + EPS * norm2(y)) / smallest + (1.0 + gain) * norm2(w - mapped))
+    return Prediction(w, certificate, error, 1.0 + gain * norm2(x) / smallest)

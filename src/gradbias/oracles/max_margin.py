@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from ..claim import Prediction
-from ._arrays import EPS, as_float64, labelled, like, norm2, same_length
+from ._arrays import EPS, Scalar, as_float64, labelled, like, norm2, same_length
 from ._least_distance import LeastDistance, least_distance, nearest_point_weights
 from ._norm_programs import dual_exponent, solve
 from .separability import require_separable
@@ -23,16 +23,16 @@ FREE_BIAS = 1e3
 
 
 def max_margin(
-    x: ArrayLike, y: ArrayLike, *, norm: float = 2, bias: Literal["penalized", "free"] | None = None
+    x: ArrayLike, y: ArrayLike, *, norm: Scalar = 2, bias: Literal["penalized", "free"] | None = None
 ) -> Prediction:
     r"""The hard-margin predictor, the direction in which gradient descent on separable data diverges.
 
     $$w^\star = \arg\min_w \|w\|_p \quad\text{s.t.}\quad y_i\, (x_i \cdot w + b) \ge 1 \text{ for all } i.$$
 
-    `x` is (n, d), `y` (n,) of ±1; `norm` is the exponent p of the *weights*, any p ≥ 1 or infinity. Without `bias` b = 0
-    and the value is w, (d,). With `bias="penalized"` a constant feature 1 is appended and $\|(w, b)\|_p$ is minimised
-    (what gradient descent on a model with a bias does); with `bias="free"`, for norm 2 only, b costs nothing (the
-    textbook machine, which gradient descent does *not* find). The value is then `{"w": (d,), "b": ()}`.
+    `x` is (n, d), `y` (n,) of ±1; `norm` is the exponent p of the *weights*, any p ≥ 1 or infinity. Without `bias`,
+    b = 0 and the value is w, (d,). With `bias="penalized"` a constant feature 1 is appended and $\|(w, b)\|_p$ is
+    minimised (what gradient descent on a model with a bias does); with `bias="free"`, for norm 2 only, b costs nothing
+    (the textbook machine, which gradient descent does *not* find). The value is then `{"w": (d,), "b": ()}`.
 
     Assumes separable data. For norms 1 and infinity the minimiser may not be unique: `error` is then infinite, and
     `max_margin_value` gives what is unique. For other norms than 1, 2 and infinity `error` is twice the first-order
@@ -54,19 +54,19 @@ def max_margin(
     if bias == "penalized":
         joint = _through_origin(y[:, None] * np.hstack([x, np.ones((len(x), 1))]), norm)
         value = {"w": joint.value[:-1], "b": joint.value[-1]}
-        error = {"w": joint.error, "b": joint.error}
-        return Prediction(value, joint.certificate, error, joint.condition)
+        error = joint.error if isinstance(joint.error, float) else np.inf
+        return Prediction(value, joint.certificate, {"w": error, "b": error}, joint.condition)
     if bias is not None:
         raise ValueError(f"bias must be None, 'penalized' or 'free'; got {bias!r}.")
     return _through_origin(y[:, None] * x, norm)
 
 
-def _require_norm(norm: float) -> None:
+def _require_norm(norm: Scalar) -> None:
     if not norm >= 1:
         raise ValueError(f"norm must be a number p ≥ 1 or infinity; got {norm}. Below 1 it is not convex.")
 
 
-def _through_origin(a: Float[np.ndarray, "n d"], norm: float) -> Prediction:
+def _through_origin(a: Float[np.ndarray, "n d"], norm: Scalar) -> Prediction:
     require_separable(a, np.arange(len(a)))
     if norm == 2:
         found = least_l2(a)
@@ -109,8 +109,10 @@ def _free_bias(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, " n"]) -> Predi
     return Prediction({"w": found.w, "b": b}, found.certificate(), {"w": error, "b": b_error}, found.condition())
 
 
-def margin(x: ArrayLike, y: ArrayLike, w: ArrayLike, *, norm: float = 2) -> float:
-    r"""The normalised margin $\min_i y_i x_i \cdot w / \|w\|_p$ of given weights, `w` (d,); negative if one is misclassified.
+def margin(x: ArrayLike, y: ArrayLike, w: ArrayLike, *, norm: Scalar = 2) -> float:
+    r"""The normalised margin $\min_i y_i x_i \cdot w / \|w\|_p$ of given weights `w`, (d,).
+
+    Negative if an example is misclassified.
 
     Raises `ValueError` for w = 0, labels other than ±1, NaN or mismatched shapes.
 
@@ -126,7 +128,7 @@ def margin(x: ArrayLike, y: ArrayLike, w: ArrayLike, *, norm: float = 2) -> floa
     return float(np.min(y * (x @ w)) / length)
 
 
-def max_margin_value(x: ArrayLike, y: ArrayLike, *, norm: float = 2) -> Prediction:
+def max_margin_value(x: ArrayLike, y: ArrayLike, *, norm: Scalar = 2) -> Prediction:
     r"""The largest margin itself, which is unique in every norm (its maximiser may not be).
 
     $$\gamma_p = \max_{w \ne 0} \min_i \frac{y_i x_i \cdot w}{\|w\|_p} = \frac{1}{\|w^\star\|_p}

@@ -5,12 +5,12 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from ..claim import Prediction
-from ._arrays import EPS, as_float64, norm2, regression
+from ._arrays import EPS, Scalar, as_float64, norm2, regression
 from ._norm_programs import solve
 from .min_norm import factors, require_consistent
 
 
-def min_norm_lp(x: ArrayLike, y: ArrayLike, *, norm: float = 1) -> Prediction:
+def min_norm_lp(x: ArrayLike, y: ArrayLike, *, norm: Scalar = 1) -> Prediction:
     r"""The interpolant of least $\ell_1$ (basis pursuit), $\ell_\infty$ or $\ell_p$ norm.
 
     $$w^\star = \arg\min_{Xw = y} \|w\|_p; \qquad
@@ -39,7 +39,7 @@ def min_norm_lp(x: ArrayLike, y: ArrayLike, *, norm: float = 1) -> Prediction:
     return Prediction(program.w, program.certificate(), program.error, program.condition)
 
 
-def min_norm_lp_value(x: ArrayLike, y: ArrayLike, *, norm: float = 1) -> Prediction:
+def min_norm_lp_value(x: ArrayLike, y: ArrayLike, *, norm: Scalar = 1) -> Prediction:
     r"""The least $\ell_1$ or $\ell_\infty$ norm of an interpolant: unique even where the interpolant is not.
 
     $\min_{Xw = y} \|w\|_p$, p = `norm` 1 or infinity; `x` is (n, d), `y` (n,), the value a number. `error` is the
@@ -60,7 +60,7 @@ def min_norm_lp_value(x: ArrayLike, y: ArrayLike, *, norm: float = 1) -> Predict
     return Prediction(np.asarray(program.length), program.certificate(), gap + hidden + 4 * EPS * program.length)
 
 
-def _checked(x: ArrayLike, y: ArrayLike, norm: float) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " n"]]:
+def _checked(x: ArrayLike, y: ArrayLike, norm: Scalar) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " n"]]:
     x, y = regression(x, y)
     if not norm >= 1:
         raise ValueError(f"norm must be a number p ≥ 1 or infinity; got {norm}. Below 1 the minimum is not convex.")
@@ -68,7 +68,7 @@ def _checked(x: ArrayLike, y: ArrayLike, norm: float) -> tuple[Float[np.ndarray,
     return x, y
 
 
-def quasi_norm(w: ArrayLike, q: float) -> float:
+def quasi_norm(w: ArrayLike, q: Scalar) -> float:
     r"""$\big(\sum_j |w_j|^q\big)^{1/q}$ for any q > 0; a norm for q ≥ 1 only. `w` has any shape.
 
     Scaled by the largest entry, so that small q neither overflow nor underflow before they must. Raises `ValueError`
@@ -79,8 +79,8 @@ def quasi_norm(w: ArrayLike, q: float) -> float:
     """
     if not q > 0:
         raise ValueError(f"A quasi-norm needs q > 0; got {q}. For q = 0 count the non-zero entries.")
-    w = np.abs(as_float64(w, "w", tuple(range(5))))
-    largest = float(w.max())
+    size = np.abs(as_float64(w, "w", tuple(range(5))))
+    largest = float(size.max())
     if largest == 0.0 or np.isinf(q):
         return largest
-    return largest * float(np.sum((w / largest) ** q)) ** (1.0 / q)
+    return largest * float(np.sum((size / largest) ** q)) ** (1.0 / q)

@@ -5,15 +5,15 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from ..claim import Prediction
-from ._arrays import EPS, labelled, norm2
+from ._arrays import EPS, Scalar, labelled, norm2
 from .max_margin import least_l2
 from .separability import require_separable
 
 
-def polynomial_tail_direction(x: ArrayLike, y: ArrayLike, power: float) -> Prediction:
+def polynomial_tail_direction(x: ArrayLike, y: ArrayLike, power: Scalar) -> Prediction:
     r"""The limit direction for a loss with the tail $z^{-q}$: every example pulls, near ones more.
 
-    $$u^\star = \arg\min_{\|u\|_2 = 1} \sum_i (y_i x_i \cdot u)^{-q} \quad\text{over } u \text{ with positive margins,}$$
+    $$u^\star = \arg\min_{\|u\|_2 = 1} \sum_i (y_i x_i \cdot u)^{-q} \quad\text{over positive margins,}$$
 
     found as the direction of the unique minimiser of $F(w) = \sum_i z_i^{-q} + \tfrac12\|w\|^2$, $z_i = y_i x_i \cdot w
     > 0$ (along each ray F is least at $r^{q+2} = q \sum_i (y_i x_i\cdot u)^{-q}$, and that least value grows with the
@@ -50,7 +50,7 @@ def polynomial_tail_direction(x: ArrayLike, y: ArrayLike, power: float) -> Predi
     )
 
 
-def _minimise(a: Float[np.ndarray, "n d"], w: Float[np.ndarray, " d"], q: float) -> Float[np.ndarray, " d"]:
+def _minimise(a: Float[np.ndarray, "n d"], w: Float[np.ndarray, " d"], q: Scalar) -> Float[np.ndarray, " d"]:
     """Damped Newton inside the cone of positive margins, until rounding stops the decrease."""
 
     def objective(w: Float[np.ndarray, " d"]) -> float:

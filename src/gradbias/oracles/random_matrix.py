@@ -5,17 +5,17 @@ import math
 import numpy as np
 
 from ..claim import Prediction
-from ._arrays import EPS
+from ._arrays import EPS, Scalar
 
 
-def _require_sizes(n: int, d: int, scale: float, name: str) -> None:
+def _require_sizes(n: int, d: int, scale: Scalar, name: str) -> None:
     if n < 1 or d < 1 or not (math.isfinite(scale) and scale >= 0):
         raise ValueError(
             f"Sizes must be positive and {name} finite and non-negative; got n={n}, d={d}, {name}={scale}."
         )
 
 
-def min_norm_variance(n: int, d: int, noise: float) -> Prediction:
+def min_norm_variance(n: int, d: int, noise: Scalar) -> Prediction:
     r"""The excess risk that label noise causes in the minimum-norm fit, averaged over Gaussian inputs.
 
     $$\mathbb{E}\,\|X^+\varepsilon\|^2 = \sigma^2\, \frac{\min(n, d)}{|d - n| - 1}, \qquad |d - n| \ge 2,$$
@@ -35,8 +35,8 @@ def min_norm_variance(n: int, d: int, noise: float) -> Prediction:
     _require_sizes(n, d, noise, "noise")
     if abs(d - n) <= 1:
         raise ValueError(
-            f"The variance of the minimum-norm fit is infinite for |d - n| ≤ 1 (X has singular values arbitrarily close "
-            f"to 0 too often); got n={n}, d={d}. Take |d - n| ≥ 2, or measure a median instead of a mean."
+            f"The variance of the minimum-norm fit is infinite for |d - n| ≤ 1 (X has tiny singular values too "
+            f"often); got n={n}, d={d}. Take |d - n| ≥ 2, or measure a median instead of a mean."
         )
     value = noise**2 * min(n, d) / (abs(d - n) - 1)
     freedom = abs(d - n) + 1
@@ -55,7 +55,7 @@ def _moment_ratio(top: int, bottom: int) -> float:
     return float(np.sum(weight * np.exp((top - bottom) * r)) / np.sum(weight))
 
 
-def min_norm_bias(n: int, d: int, signal: float) -> Prediction:
+def min_norm_bias(n: int, d: int, signal: Scalar) -> Prediction:
     r"""The excess risk of the noiseless minimum-norm fit: the part of the signal that n examples cannot see.
 
     $$\mathbb{E}\,\|(I - X^+X)\, b\|^2 = \max(0,\, 1 - n/d)\; \|b\|^2,$$
@@ -79,7 +79,7 @@ def min_norm_bias(n: int, d: int, signal: float) -> Prediction:
 
 
 def _beta_complement(n: int, d: int) -> float:
-    r"""$\mathbb{E}[1 - B]$ for $B \sim \mathrm{Beta}(n/2, (d-n)/2)$ by the trapezoidal rule in $r = \operatorname{logit} B$."""
+    r"""$\mathbb{E}[1 - B]$, $B \sim \mathrm{Beta}(n/2, (d-n)/2)$, by the trapezoidal rule in logit B."""
     a, b = 0.5 * n, 0.5 * (d - n)
     peak = math.log(a / b)
     width = math.sqrt(1.0 / a + 1.0 / b)

@@ -1,7 +1,7 @@
 """Whether a hyperplane through the origin separates the examples, with the proof when none does."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from ..claim import Prediction
@@ -82,7 +82,7 @@ def non_separability_certificate(x: ArrayLike, y: ArrayLike) -> Prediction:
     return Prediction(p, certificate, np.inf)
 
 
-def require_separable(a: Float[np.ndarray, "n d"], origin: Float[np.ndarray, " n"], what: str = "example") -> None:
+def require_separable(a: Float[np.ndarray, "n d"], origin: Int[np.ndarray, " n"], what: str = "example") -> None:
     """Refuse signed rows without a separator, naming the examples (`origin[i]` of row i) that carry the proof."""
     if separates(a):
         return

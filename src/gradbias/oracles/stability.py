@@ -5,13 +5,13 @@ from typing import Literal
 import numpy as np
 
 from ..claim import Prediction
-from ._arrays import EPS
+from ._arrays import EPS, Scalar
 
 Form = Literal["polyak", "ema", "nesterov"]
 FORMS = ("polyak", "ema", "nesterov")
 
 
-def _require(momentum: float, form: str) -> None:
+def _require(momentum: Scalar, form: str) -> None:
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}.")
     if not 0.0 <= momentum < 1.0:
@@ -21,8 +21,8 @@ def _require(momentum: float, form: str) -> None:
         )
 
 
-def gd_growth_rate(eta_lambda: float, *, momentum: float = 0.0, form: Form = "polyak") -> float:
-    r"""The factor by which gradient descent on $\tfrac{\lambda}{2} w^2$ grows (above 1) or shrinks per step, eventually.
+def gd_growth_rate(eta_lambda: Scalar, *, momentum: Scalar = 0.0, form: Form = "polyak") -> float:
+    r"""The factor by which gradient descent on $\tfrac{\lambda}{2} w^2$ eventually grows or shrinks per step.
 
     The spectral radius of the companion matrix of $w_{t+1} = c_1 w_t + c_2 w_{t-1}$ with $h = \eta\lambda$ =
     `eta_lambda`, $\beta$ = `momentum`, and $(c_1, c_2)$ = $(1 + \beta - h, -\beta)$ for `polyak`
@@ -45,7 +45,7 @@ def gd_growth_rate(eta_lambda: float, *, momentum: float = 0.0, form: Form = "po
     return float(np.max(np.abs(np.linalg.eigvals(np.array([[first, second], [1.0, 0.0]])))))
 
 
-def gd_stability_threshold(*, momentum: float = 0.0, form: Form = "polyak") -> Prediction:
+def gd_stability_threshold(*, momentum: Scalar = 0.0, form: Form = "polyak") -> Prediction:
     r"""The largest $\eta\lambda_{\max}$ at which gradient descent is linearly stable.
 
     $$\eta\lambda_{\max} = 2 + 2\beta \text{ (polyak)}, \qquad \frac{2 + 2\beta}{1 - \beta} \text{ (ema)}, \qquad
@@ -65,7 +65,7 @@ def gd_stability_threshold(*, momentum: float = 0.0, form: Form = "polyak") -> P
     divisor = {"polyak": 1.0, "ema": 1.0 - momentum, "nesterov": 1.0 + 2.0 * momentum}[form]
     value = (2.0 + 2.0 * momentum) / divisor
 
-    def radius(fraction: float) -> float:
+    def radius(fraction: Scalar) -> float:
         return gd_growth_rate(fraction * value, momentum=momentum, form=form)
 
     below = max(radius(f) for f in np.append(np.linspace(0.02, 0.98, 25), 1 - 1e-6))
