@@ -12,11 +12,14 @@ from .descent import StochasticGradientDescent as StochasticGradientDescent
 from .flow import GradientFlow as GradientFlow
 from .limits import dual_gap as dual_gap
 from .limits import remaining as remaining
+from .limits import residual as residual
 from .limits import to_direction as to_direction
 from .limits import to_interpolation as to_interpolation
+from .mirror import AbstractMirrorMap as AbstractMirrorMap
 from .mirror import MirrorDescent as MirrorDescent
-from .mirror import MirrorMap as MirrorMap
+from .mirror import MirrorFlow as MirrorFlow
 from .mirror import entropy as entropy
 from .mirror import euclidean as euclidean
+from .mirror import hypentropy as hypentropy
 from .mirror import p_norm as p_norm
 from .steepest import SteepestDescent as SteepestDescent

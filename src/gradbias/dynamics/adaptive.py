@@ -19,7 +19,7 @@ class Moments(NamedTuple):
 
 
 class Adam(AbstractDynamics[Moments]):
-    r"""Adam with bias correction and $\eta_k = $ `rate` $\cdot (1 + k / \text{halflife})^{-\text{power}}$ (constant for power 0).
+    r"""Adam with bias correction and $\eta_k = \eta_0 (1 + k / \text{halflife})^{-\text{power}}$, $\eta_0$ = `rate`.
 
     $m \leftarrow \beta_1 m + (1-\beta_1) g$, $v \leftarrow \beta_2 v + (1-\beta_2) g^2$,
     $\theta \leftarrow \theta - \eta_k \hat m / (\sqrt{\hat v} + \epsilon)$. [@kingma2015adam]
@@ -62,6 +62,6 @@ class Adam(AbstractDynamics[Moments]):
         """log(η₀ k)."""
         return jnp.log(self.rate * state.steps)
 
-    def local_error(self, state: Moments) -> None:
+    def local_error(self, theta: PyTree, state: Moments) -> None:
         """Exact recursion."""
-        del state
+        del theta, state

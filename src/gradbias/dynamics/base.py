@@ -58,7 +58,7 @@ class AbstractDynamics(eqx.Module, Generic[State]):
         """Logarithm of the training time that has passed (step size × steps for discrete rules)."""
 
     @abc.abstractmethod
-    def local_error(self, state: State) -> PyTree | None:
+    def local_error(self, theta: PyTree, state: State) -> PyTree | None:
         """Estimate of the last step's error, shaped like θ; None for rules that are exact recursions."""
 
 
@@ -128,7 +128,7 @@ class Trajectory(eqx.Module):
         return f"{STATUS[int(self.status)]} (step {int(self.step)})"
 
     def to_xarray(self) -> Any:
-        """An `xarray.Dataset` with dimension `time` (and `seed` first for `vmap`ped runs), one variable per recorded leaf."""
+        """An `xarray.Dataset` over `time` (and `seed` first for `vmap`ped runs), one variable per recorded leaf."""
         import xarray as xr
 
         lead = ("seed",) * (np.ndim(self.clock) - 1)
@@ -173,7 +173,7 @@ def norm(tree: PyTree) -> Float[Array, ""]:
 
 
 def _drift(problem: Problem, until: Until, old: PyTree, new: _Carry, local: PyTree) -> Float[Array, ""]:
-    """Accumulated error: amplified by the growth of θ (as near a saddle), plus the last step's, seen in the quantity."""
+    """Accumulated error, amplified by the growth of θ (as near a saddle), plus the last step's in the quantity."""
     quantity = until.quantity
     if quantity is not None:
         _, local = jax.jvp(lambda t: quantity(problem, t), (new.theta,), (local,))
@@ -185,26 +185,26 @@ def _drift(problem: Problem, until: Until, old: PyTree, new: _Carry, local: PyTr
 def evolve(
     problem: Problem, dynamics: AbstractDynamics, *, until: Until, record: Record | None = None, key: PRNGKeyArray
 ) -> Trajectory:
-    """Move `problem.theta0` by `dynamics` until `until`; compiled once per shape, and may be `vmap`ped and `jit`ted again.
+    """Move `problem.theta0` by `dynamics` until `until`; compiled once per shape, `vmap` and `jit` it as you like.
 
     Divergence does not raise: it ends the run at the last finite iterate with a status and a step
     (`Trajectory.why`). Raises `ValueError` if the record points are not an increasing sequence.
     """
     at = jnp.asarray([until.horizon] if record is None else record.at, dtype=float)
     if at.ndim != 1 or at.shape[0] == 0:
-        raise ValueError(f"Record points must be a non-empty, increasing sequence of clock values; got shape {at.shape}.")
+        raise ValueError(
+            f"Record points must be a non-empty, increasing sequence of clock values; got shape {at.shape}."
+        )
     measure = _nothing if record is None else record.measure
     start_risk = problem.log_risk(problem.theta0)
     limit_risk = jnp.logaddexp(start_risk, 0.0) + jnp.log(until.blowup)
 
     def one(carry: _Carry, limit: Float[Array, ""]) -> _Carry:
         active = (carry.status == RUNNING) & (dynamics.clock(carry.state) < limit)
-        theta, state = dynamics.step(
-            problem, carry.theta, carry.state, limit=limit, key=jr.fold_in(key, carry.step)
-        )
+        theta, state = dynamics.step(problem, carry.theta, carry.state, limit=limit, key=jr.fold_in(key, carry.step))
         finite = _finite(theta)
         new = _Carry(theta, state, carry.step + 1, carry.status, carry.drift, carry.distance)
-        local = dynamics.local_error(state)
+        local = dynamics.local_error(theta, state)
         if local is not None:
             new = new._replace(drift=_drift(problem, until, carry.theta, new, local))
         stopped = carry._replace(status=jnp.asarray(DIVERGED), step=carry.step + 1)

@@ -54,9 +54,9 @@ class GradientDescent(AbstractDynamics[Count]):
         """log(η k)."""
         return jnp.log(self.rate * state.steps)
 
-    def local_error(self, state: Count) -> None:
+    def local_error(self, theta: PyTree, state: Count) -> None:
         """Exact recursion."""
-        del state
+        del theta, state
 
 
 class MomentumDescent(AbstractDynamics[Velocity]):
@@ -64,7 +64,7 @@ class MomentumDescent(AbstractDynamics[Velocity]):
 
     - `"polyak"` (heavy ball): $v \leftarrow \beta v - \eta \nabla L(\theta)$, $\theta \leftarrow \theta + v$;
     - `"nesterov"`: the gradient is taken at $\theta + \beta v$;
-    - `"ema"`: $v \leftarrow \beta v - (1-\beta) \eta \nabla L(\theta)$, whose effective step is $1-\beta$ times Polyak's.
+    - `"ema"`: $v \leftarrow \beta v - (1-\beta) \eta \nabla L(\theta)$, $1-\beta$ times Polyak's step.
 
     Linear stability thresholds of $\eta \lambda_{\max}$: $2+2\beta$, $(2+2\beta)/(1+2\beta)$, $(2+2\beta)/(1-\beta)$.
     """
@@ -99,9 +99,9 @@ class MomentumDescent(AbstractDynamics[Velocity]):
         effective = self.rate if self.form == "ema" else self.rate / (1 - self.momentum)
         return jnp.log(effective * state.steps)
 
-    def local_error(self, state: Velocity) -> None:
+    def local_error(self, theta: PyTree, state: Velocity) -> None:
         """Exact recursion."""
-        del state
+        del theta, state
 
 
 class StochasticGradientDescent(AbstractDynamics[Count]):
@@ -148,6 +148,6 @@ class StochasticGradientDescent(AbstractDynamics[Count]):
         """log(η k), k the clock."""
         return jnp.log(self.rate * state.steps)
 
-    def local_error(self, state: Count) -> None:
+    def local_error(self, theta: PyTree, state: Count) -> None:
         """Exact recursion."""
-        del state
+        del theta, state

@@ -22,6 +22,7 @@ from .base import AbstractDynamics
 
 Method = Literal["tsit5", "dopri8", "kvaerno3", "kvaerno5"]
 VectorField = Callable[[Float[Array, " p"]], Float[Array, " p"]]
+LogSpeed = Callable[[Float[Array, " p"]], Float[Array, ""]]
 
 NEWTON_TOLERANCE = 1e-2  # of the step's error tolerance, as in Hairer & Wanner II, IV.8
 NEWTON_STEPS = 10
@@ -96,9 +97,7 @@ def implicit_step(
             return z - dz, jnp.sqrt(jnp.mean((dz / scale) ** 2)), count + 1
 
         start = (base + h * gamma * k[i - 1], jnp.asarray(jnp.inf, y.dtype), jnp.asarray(0))
-        z, size, _ = jax.lax.while_loop(
-            lambda c: (c[1] > NEWTON_TOLERANCE) & (c[2] < NEWTON_STEPS), newton, start
-        )
+        z, size, _ = jax.lax.while_loop(lambda c: (c[1] > NEWTON_TOLERANCE) & (c[2] < NEWTON_STEPS), newton, start)
         return (k.at[i].set((z - base) / (h * gamma)), solved & (size <= NEWTON_TOLERANCE)), None
 
     k0 = jnp.zeros((len(t.b), y.size), y.dtype).at[0].set(slope)
@@ -115,7 +114,47 @@ class FlowState(NamedTuple):
     slope: Float[Array, " p"]
     log_time: Float[Array, ""]
     log_speed: Float[Array, ""]
-    error: PyTree
+    error: Float[Array, " p"]
+
+
+class Integrator(eqx.Module):
+    """A Runge–Kutta method with its tolerances and first step, for an autonomous vector field on flat vectors."""
+
+    method: Method = eqx.field(static=True)
+    rtol: Float[Array, ""] | float
+    atol: Float[Array, ""] | float
+    first_step: Float[Array, ""] | float
+
+    def init(self, slope: Float[Array, " p"], log_speed: Float[Array, ""]) -> FlowState:
+        """At clock and time zero, with the slope and log dt/dclock of the start."""
+        h = jnp.asarray(self.first_step, slope.dtype)
+        never = jnp.asarray(-jnp.inf, slope.dtype)
+        return FlowState(jnp.zeros_like(h), h, slope, never, log_speed, jnp.zeros_like(slope))
+
+    def step(
+        self, f: VectorField, y: Float[Array, " p"], state: FlowState, *, limit: Float[Array, ""], log_speed: LogSpeed
+    ) -> tuple[Float[Array, " p"], FlowState]:
+        """One trial step, not past `limit`; a rejected one leaves y and the clock, and shortens the next."""
+        t = tableau(self.method)
+        left = limit - state.clock
+        h = jnp.minimum(state.h, left)
+        if t.diagonal.any():
+            trial = implicit_step(f, y, h, t, slope=state.slope, scale=self.atol + self.rtol * jnp.abs(y))
+        else:
+            trial = explicit_step(f, y, h, t)
+        scale = self.atol + self.rtol * jnp.maximum(jnp.abs(y), jnp.abs(trial.y))
+        size = jnp.sqrt(jnp.mean((trial.error / scale) ** 2))
+        usable = trial.solved & jnp.isfinite(size)
+        accept = usable & (size <= 1.0)
+        factor = jnp.where(usable, jnp.clip(0.9 * jnp.maximum(size, 1e-10) ** (-1.0 / t.order), 0.2, 5.0), 0.25)
+        proposal = jnp.where(accept & (h < state.h), jnp.maximum(state.h, h * factor), h * factor)
+        speed = log_speed(trial.y)
+        log_time = jnp.logaddexp(state.log_time, jnp.log(h) + _log_mean_exp(state.log_speed, speed))
+        clock = jnp.where(h >= left, limit, state.clock + h)
+        moved = FlowState(clock, proposal, trial.slope, log_time, speed, trial.error)
+        stayed = state._replace(h=proposal, error=jnp.zeros_like(state.error))
+        new = jax.tree.map(lambda a, b: jnp.where(accept, a, b), moved, stayed)
+        return jnp.where(accept, trial.y, y), new
 
 
 class GradientFlow(AbstractDynamics[FlowState]):
@@ -124,8 +163,8 @@ class GradientFlow(AbstractDynamics[FlowState]):
     - `"time"`: $t$ itself;
     - `"log_risk"`: $d\theta/ds = -\nabla \log L$, so $dt = ds / L$; for linear models θ grows linearly in $s$;
     - `"log_norm"`: $d\theta/d\tau = c\,g$ with $g = -\nabla \log L$ and
-      $c = \|\theta\|^2 / \sqrt{\langle\theta, g\rangle^2 + \|\theta\|^2}$, which tends to $d\tau = d\log\|\theta\|$ once
-      the margins grow: for homogeneous models of order two and more, where $s$ is finite.
+      $c = \|\theta\|^2 / \sqrt{\langle\theta, g\rangle^2 + \|\theta\|^2}$, which tends to $d\tau = d\log\|\theta\|$
+      once the margins grow: for homogeneous models of order two and more, where $s$ is finite.
 
     In the last two $\log t$ is carried by the logarithmic trapezoid rule, so $t = \exp(10^9)$ is an ordinary place.
     `tsit5` and `dopri8` are explicit; `kvaerno3` and `kvaerno5` are implicit, for stiff problems of up to a few
@@ -141,11 +180,10 @@ class GradientFlow(AbstractDynamics[FlowState]):
 
     def init(self, problem: Problem, theta: PyTree) -> FlowState:
         """The slope at the start, and time zero."""
-        flat, unravel = ravel_pytree(theta)
-        slope, log_speed = self._field(problem, theta)
-        never = jnp.asarray(-jnp.inf, flat.dtype)
-        h = jnp.asarray(self.first_step, flat.dtype)
-        return FlowState(jnp.zeros_like(h), h, slope, never, log_speed, unravel(jnp.zeros_like(flat)))
+        return self._integrator().init(*self._field(problem, theta))
+
+    def _integrator(self) -> Integrator:
+        return Integrator(self.method, self.rtol, self.atol, self.first_step)
 
     def _field(self, problem: Problem, theta: PyTree) -> tuple[Float[Array, " p"], Float[Array, ""]]:
         """dθ/dclock, and log dt/dclock."""
@@ -164,39 +202,17 @@ class GradientFlow(AbstractDynamics[FlowState]):
     def step(
         self, problem: Problem, theta: PyTree, state: FlowState, *, limit: Float[Array, ""], key: PRNGKeyArray
     ) -> tuple[PyTree, FlowState]:
-        """One trial step; a rejected one leaves θ and the clock, and shortens the next."""
+        """One trial step of the integrator."""
         del key
         y, unravel = ravel_pytree(theta)
-        t = tableau(self.method)
-        left = limit - state.clock
-        h = jnp.minimum(state.h, left)
-
-        def f(z: Float[Array, " p"]) -> Float[Array, " p"]:
-            return self._field(problem, unravel(z))[0]
-
-        if t.diagonal.any():
-            trial = implicit_step(f, y, h, t, slope=state.slope, scale=self.atol + self.rtol * jnp.abs(y))
-        else:
-            trial = explicit_step(f, y, h, t)
-        scale = self.atol + self.rtol * jnp.maximum(jnp.abs(y), jnp.abs(trial.y))
-        size = jnp.sqrt(jnp.mean((trial.error / scale) ** 2))
-        usable = trial.solved & jnp.isfinite(size)
-        accept = usable & (size <= 1.0)
-        factor = jnp.where(usable, jnp.clip(0.9 * jnp.maximum(size, 1e-10) ** (-1.0 / t.order), 0.2, 5.0), 0.25)
-        proposal = jnp.where(accept & (h < state.h), jnp.maximum(state.h, h * factor), h * factor)
-        _, log_speed = self._field(problem, unravel(trial.y))
-        log_dt = jnp.log(h) + _log_mean_exp(state.log_speed, log_speed)
-        moved = FlowState(
-            jnp.where(h >= left, limit, state.clock + h),
-            proposal,
-            trial.slope,
-            jnp.logaddexp(state.log_time, log_dt),
-            log_speed,
-            unravel(trial.error),
+        y, state = self._integrator().step(
+            lambda z: self._field(problem, unravel(z))[0],
+            y,
+            state,
+            limit=limit,
+            log_speed=lambda z: self._field(problem, unravel(z))[1],
         )
-        stayed = state._replace(h=proposal, error=jax.tree.map(jnp.zeros_like, state.error))
-        new = jax.tree.map(lambda a, b: jnp.where(accept, a, b), moved, stayed)
-        return unravel(jnp.where(accept, trial.y, y)), new
+        return unravel(y), state
 
     def clock(self, state: FlowState) -> Float[Array, ""]:
         """The integration variable."""
@@ -206,9 +222,9 @@ class GradientFlow(AbstractDynamics[FlowState]):
         """log t."""
         return state.log_time
 
-    def local_error(self, state: FlowState) -> PyTree:
+    def local_error(self, theta: PyTree, state: FlowState) -> PyTree:
         """The embedded estimate of the last accepted step."""
-        return state.error
+        return ravel_pytree(theta)[1](state.error)
 
 
 def _log_mean_exp(a: Float[Array, ""], b: Float[Array, ""]) -> Float[Array, ""]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
@@ -28,7 +29,20 @@ def _parameters(problem: Problem, theta: PyTree) -> PyTree:
     return theta
 
 
-@cache
+class _ToInterpolation(eqx.Module):
+    quantity: Quantity = eqx.field(static=True)
+    metric: Callable[[PyTree], Array] | None
+
+    def __call__(self, problem: Problem, theta: PyTree) -> Float[Array, ""]:
+        flat, unravel = ravel_pytree(theta)
+        r = residuals(problem, theta)
+        jacobian = jax.jacrev(lambda z: residuals(problem, unravel(z)))(flat)
+        weighted = jacobian if self.metric is None else jacobian * ravel_pytree(self.metric(theta))[0][None, :]
+        step = weighted.T @ jnp.linalg.solve(jacobian @ weighted.T, r)
+        _, moved = jax.jvp(lambda t: self.quantity(problem, t), (theta,), (unravel(step),))
+        return SAFETY * norm(moved)
+
+
 def to_interpolation(quantity: Quantity = _parameters, metric: Callable[[PyTree], Array] | None = None) -> Bound:
     r"""Remaining way to zero square loss: $2\,\|\partial q\, M J^\top (J M J^\top)^{-1} r\|_2$.
 
@@ -36,26 +50,23 @@ def to_interpolation(quantity: Quantity = _parameters, metric: Callable[[PyTree]
     (identity by default; for mirror descent $1/\psi''(\theta)$, as a vector). With frozen $J$ the flow's remaining
     displacement is exactly $-MJ^\top(JMJ^\top)^{-1}r$; for linear models nothing is approximated.
     """
+    return _ToInterpolation(quantity, metric)
 
-    def bound(problem: Problem, theta: PyTree) -> Float[Array, ""]:
-        flat, unravel = ravel_pytree(theta)
 
-        def residuals(z: Float[Array, " p"]) -> Float[Array, " m"]:
-            outputs = problem.outputs(unravel(z))
-            return (outputs - jnp.reshape(jnp.asarray(problem.y, outputs.dtype), outputs.shape)).ravel()
+def residuals(problem: Problem, theta: PyTree) -> Float[Array, " m"]:
+    r"""All residuals $f(\theta, x_i) - y_i$ as one vector."""
+    outputs = problem.outputs(theta)
+    return (outputs - jnp.reshape(jnp.asarray(problem.y, outputs.dtype), outputs.shape)).ravel()
 
-        r, jacobian = residuals(flat), jax.jacrev(residuals)(flat)
-        weighted = jacobian if metric is None else jacobian * ravel_pytree(metric(theta))[0][None, :]
-        step = weighted.T @ jnp.linalg.solve(jacobian @ weighted.T, r)
-        _, moved = jax.jvp(lambda t: quantity(problem, t), (theta,), (unravel(step),))
-        return SAFETY * norm(moved)
 
-    return bound
+def residual(problem: Problem, theta: PyTree) -> Float[Array, ""]:
+    r"""$\|f(\theta, X) - y\|_2$: no distance, but a sign of the limit where none can be bounded."""
+    return jnp.linalg.norm(residuals(problem, theta))
 
 
 @cache
 def to_direction(quantity: Quantity = _parameters, order: float = 1.0) -> Bound:
-    r"""Remaining turn of the direction of $q(\theta)$: $2\,a \sin\angle(q, \dot q)$, $\dot q = -\partial q\,\nabla\log L$.
+    r"""Remaining turn of $q(\theta)$: $2a \sin\angle(q, \dot q)$, $\dot q = -\partial q\,\nabla\log L$.
 
     If the direction's error decays like $\|\theta\|^{-1}$ and $q$ grows like $\|\theta\|^{a}$, with $a$ = `order` (the
     model's order of homogeneity; 1 for linear models), the error left is $a\sin\angle(q, \dot q)$ to first order;
@@ -73,8 +84,10 @@ def to_direction(quantity: Quantity = _parameters, order: float = 1.0) -> Bound:
 
 
 @cache
-def dual_gap(dual_norm: Callable[[Float[Array, " d"]], Float[Array, ""]], primal_norm: Callable[..., Float[Array, ""]]) -> Bound:
-    r"""Margin still to be gained by a linear classifier: $\|A^\top p\|_* - \min_i a_i\!\cdot\! w / \|w\|$, $p$ the softmax of $-z$.
+def dual_gap(
+    dual_norm: Callable[[Float[Array, " d"]], Float[Array, ""]], primal_norm: Callable[..., Float[Array, ""]]
+) -> Bound:
+    r"""Margin a linear model can still gain: $\|A^\top p\|_* - \min_i a_i\!\cdot\! w / \|w\|$, $p$ = softmax($-z$).
 
     For every $p$ in the simplex $\|A^\top p\|_*$ bounds every normalized margin from above, so no limit is further.
     `x` holds the inputs, `y` the labels ±1 and θ is `w`.
@@ -89,7 +102,7 @@ def dual_gap(dual_norm: Callable[[Float[Array, " d"]], Float[Array, ""]], primal
 
 
 def remaining(values: Float[Array, "t *shape"]) -> Float[Array, ""]:
-    r"""Distance of a recorded sequence's last value to its limit, from its last three: $2\,|d_2|\,r/(1-r)$, $r = |d_2|/|d_1|$.
+    r"""Distance of a recorded sequence's last value to its limit: $2|d_2|\,r/(1-r)$, $r = |d_2|/|d_1|$.
 
     $d_1, d_2$ are the last two increments (Euclidean norms). Record at points where convergence is geometric: evenly
     spaced in $\log s$ for a power law. Infinite if the increments do not shrink ($r \ge 0.9$), unless they are rounding

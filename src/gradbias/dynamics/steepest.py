@@ -1,7 +1,7 @@
 r"""Steepest descent with respect to a norm, with decreasing steps on the direction alone.
 
-$w_{k+1} = w_k + \eta_k \Delta_k$, $\Delta_k = \arg\max_{\|\Delta\| \le 1} \langle \Delta, -\nabla L(w_k) \rangle$. The direction is
-computed from $\nabla \log L$, which is parallel to $\nabla L$ and does not underflow.
+$w_{k+1} = w_k + \eta_k \Delta_k$, $\Delta_k = \arg\max_{\|\Delta\| \le 1} \langle \Delta, -\nabla L(w_k) \rangle$. The
+direction is computed from $\nabla \log L$, which is parallel to $\nabla L$ and does not underflow.
 """
 
 from typing import Literal
@@ -57,6 +57,6 @@ class SteepestDescent(AbstractDynamics[Count]):
         """log of the path length so far, approximately rate · k^(1-power) / (1-power)."""
         return jnp.log(self.rate / (1 - self.power)) + (1 - self.power) * jnp.log(state.steps)
 
-    def local_error(self, state: Count) -> None:
+    def local_error(self, theta: PyTree, state: Count) -> None:
         """Exact recursion."""
-        del state
+        del theta, state
