@@ -137,21 +137,19 @@ def assemble(
     refused: dict[int, str] = {}
     for i, (data, prediction) in enumerate(zip(run.datasets, predictions, strict=True)):
         if not prediction.certified:
-            worst = max(prediction.certificate, key=lambda k: abs(float(prediction.certificate[k])), default="none given")
-            value = float(prediction.certificate.get(worst, np.nan))
-            refused[i] = f"the oracle's certificate failed ({worst} = {value:.1e}, allowed {prediction.tolerance:.0e})"
+            refused[i] = _why_not_certified(prediction)
         for name, holds in {} if control else claim.assumptions.items():
             if holds is not None and not holds(data, **reads(holds, run.parameters)):
                 refused[i] = f"the assumption {name!r} does not hold on the data"
     names = list(parts(predictions[0].value))
+    got = {n: np.asarray(v) for n, v in parts(measured.value).items()}
+    if set(got) != set(names):
+        raise ValueError(f"measured has parts {sorted(got)}, predicted {sorted(names)}; they must be the same.")
     budget = {
         name: np.array([_budget(claim, name, measured, prediction, i) for i, prediction in enumerate(predictions)])
         for name in names
     }
     predicted = {n: np.stack([np.asarray(parts(p.value)[n], dtype=float) for p in predictions]) for n in names}
-    got = {n: np.asarray(v) for n, v in parts(measured.value).items()}
-    if set(got) != set(predicted):
-        raise ValueError(f"measured has parts {sorted(got)}, predicted {sorted(predicted)}; they must be the same.")
     flags = np.stack([np.broadcast_to(c, (run.seeds,)) for c in jax.tree.leaves(measured.converged)])
     steps = np.stack([np.broadcast_to(s, (run.seeds,)) for s in jax.tree.leaves(measured.step)])
     return Evidence(
@@ -167,11 +165,24 @@ def assemble(
     )
 
 
+def _why_not_certified(prediction: Prediction) -> str:
+    def size(name: str) -> float:
+        residual = abs(float(prediction.certificate[name]))
+        return np.inf if np.isnan(residual) else residual  # NaN is the worst, and max() would pass over it
+
+    if not prediction.certificate:
+        return "the oracle gave no certificate"
+    worst = max(prediction.certificate, key=size)
+    value = float(prediction.certificate[worst])
+    return f"the oracle's certificate failed ({worst} = {value:.1e}, allowed {prediction.tolerance:.0e})"
+
+
 def _budget(claim: Claim, part: str, measured: Measured, prediction: Prediction, seed: int) -> float:
     value = parts(measured.value)[part][seed]
     distances = measured.distance
     distance = distances[part] if isinstance(distances, Mapping) else distances
-    return float(error_budget(claim, part, value, prediction, float(np.broadcast_to(distance, (len(measured_seeds(measured)),))[seed])))
+    own = float(np.broadcast_to(distance, (len(measured_seeds(measured)),))[seed])
+    return float(error_budget(claim, part, value, prediction, own))
 
 
 def measured_seeds(measured: Measured) -> range:
