@@ -60,6 +60,7 @@ def separable_gaussians(n: int, d: int, *, margin: float = 0.3, key: PRNGKeyArra
 
 def sparse_regression(n: int, d: int, sparsity: int, *, key: PRNGKeyArray) -> Dataset:
     r"""Standard normal inputs, targets $x \cdot w^*$ with `sparsity` non-zero entries of $w^*$, each ±1. The start is zero."""
+    _require(n >= 1, f"n must be at least 1; got {n}.")
     _require(1 <= sparsity <= d, f"sparsity must be between 1 and d={d}; got {sparsity}.")
     rng = generator(key)
     w = np.zeros(d)
@@ -108,14 +109,15 @@ def _standardized(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 
 def digits(classes: tuple[int, ...] = tuple(range(10))) -> tuple[Float[np.ndarray, "n 64"], Shaped[np.ndarray, " n"]]:
     """The 8 × 8 digits of scikit-learn (1,797 images, pixels scaled to [0, 1]), of the given classes, with their labels."""
+    _require(len(classes) > 0 and set(classes) <= set(range(10)), f"classes must be digits from 0 to 9; got {classes}.")
     x, y = _load("digits")
     keep = np.isin(y, classes)
-    _require(bool(keep.any()), f"classes must be digits from 0 to 9; got {classes}.")
     return x[keep] / 16.0, y[keep]
 
 
 def digits_pair(first: int = 0, second: int = 1) -> Dataset:
     """Two digits as a binary problem, labels -1 and +1, with a constant feature appended. The start is zero."""
+    _require(first != second, f"A binary problem needs two different digits; got {first} twice.")
     x, label = digits((first, second))
     x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
     return Dataset(x, np.where(label == second, 1.0, -1.0), np.zeros(x.shape[1]))
