@@ -37,7 +37,8 @@ class Problem(eqx.Module, Generic[Theta]):
             )
         require_finite(x=self.x, y=self.y)
         for number, leaf in enumerate(jax.tree.leaves(self.theta0)):
-            require_finite(**{f"theta0 (leaf {number})": leaf})
+            is_number = isinstance(leaf, float | int)
+            require_finite(**{f"theta0 (leaf {number})": np.asarray(leaf) if is_number else leaf})
         self._check_shapes()
 
     def _check_shapes(self) -> None:
