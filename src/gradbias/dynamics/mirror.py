@@ -162,7 +162,7 @@ class MirrorDescent(AbstractDynamics[Dual]):
 class MirrorFlow(AbstractDynamics[FlowState]):
     r"""Mirror flow of a linear model, run in the dual.
 
-    the answer in: wherever $Xw = y$, w *is* the Bregman projection of the start. Use it for speed and for extreme
+    $w = (\nabla\psi)^{-1}(\nabla\psi(w_0) + X^\top \nu)$, $\dot\nu_i = -\frac1n \partial_f \ell(f_i, y_i)$, $\nu(0)=0$.
 
     ν has one entry per example, so a thousand features or an initialisation of 1e-300 cost nothing. But the dual builds
     the answer in: wherever $Xw = y$, w *is* the Bregman projection of the start. Use it for speed and for extreme
