@@ -266,6 +266,7 @@ def _signed(relation: Relation, metric: Metric, measured: np.ndarray, predicted:
 
 
 def _wrong_side(relation: Relation, signed: np.ndarray) -> np.ndarray:
+    signed = np.where(np.isfinite(signed), signed, np.nan)  # a run that diverged to -inf has not met an upper bound
     if relation == "equals":
         return np.abs(signed)
     return np.maximum(signed, 0.0) if relation == "at_most" else np.maximum(-signed, 0.0)
@@ -324,16 +325,18 @@ def judge(claim: Claim, evidence: Evidence) -> Verdict:
     usable = evidence.converged & evidence.certified
     rows = list(_judge_every(claim, evidence) if claim.quantifier == "every" else _judge_mean(claim, evidence))
 
+    def sound(row: tuple[int, str, float, float, float]) -> bool:
+        return math.isfinite(row[2] + row[3]) and row[3] >= 0.0
+
     def excess(row: tuple[int, str, float, float, float]) -> float:
-        _, _, gap, error, tolerance = row
-        return math.inf if math.isnan(gap + error) else (gap + error) / tolerance
+        return _share(row[2] + row[3], row[4]) if sound(row) else math.inf
 
     def trusted(row: tuple[int, str, float, float, float]) -> bool:
-        return math.isfinite(row[2] + row[3]) and bool(usable.all() if row[0] < 0 else usable[row[0]])
+        return sound(row) and bool(usable.all() if row[0] < 0 else usable[row[0]])
 
     violated = [row for row in rows if trusted(row) and row[2] - row[3] > row[4]]
     if violated:
-        worst = max(violated, key=lambda row: (row[2] - row[3]) / row[4])
+        worst = max(violated, key=lambda row: _share(row[2] - row[3], row[4]))
         return _verdict(Outcome.refuted, worst, evidence, "")
     worst = max(rows, key=excess)
     if not evidence.certified.all():
@@ -345,11 +348,17 @@ def judge(claim: Claim, evidence: Evidence) -> Verdict:
         return _verdict(
             Outcome.inconclusive, worst, evidence, f"Seed {seed} had not converged at step {int(evidence.steps[seed])}."
         )
-    if math.isinf(excess(worst)):
-        return _verdict(Outcome.inconclusive, worst, evidence, "A gap or an error is not finite (or a mean has one seed).")
+    if not all(sound(row) for row in rows):
+        why = "A gap or an error is not finite (or a mean has one seed)."
+        return _verdict(Outcome.inconclusive, worst, evidence, why)
     if excess(worst) <= 1.0:
         return _verdict(Outcome.supported, worst, evidence, "")
     return _verdict(Outcome.inconclusive, worst, evidence, "The tolerance lies inside the error budget.")
+
+
+def _share(part: float, tolerance: float) -> float:
+    """How much of a tolerance is used; all and more of a tolerance of zero, unless nothing is asked of it."""
+    return part / tolerance if tolerance > 0.0 else math.inf if part > 0.0 else 0.0
 
 
 def _verdict(outcome: Outcome, row: tuple[int, str, float, float, float], evidence: Evidence, reason: str) -> Verdict:
