@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-Value = Float[np.ndarray, "..."]
+Value = Float[np.ndarray | np.floating, "..."]  # the difference of two arrays of rank 0 is a NumPy scalar
 
 
 @dataclass(frozen=True)
