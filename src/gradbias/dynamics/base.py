@@ -7,7 +7,7 @@ comes back is one `Trajectory`. Everything is traced: seeds and settings are `vm
 
 import abc
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, get_args
 
 import equinox as eqx
 import jax
@@ -27,7 +27,8 @@ STATUS = {
     CONVERGED: "converged: the bound on the distance to the limit fell below its threshold",
     COMPLETED: "completed: the horizon was reached, and no criterion had been asked for",
     NOT_CONVERGED: "not converged: the horizon or the step cap came first; raise it, or loosen the threshold",
-    DIVERGED: "diverged: the next iterate is NaN or infinite; the one kept is the last finite one. Lower the step size",
+    DIVERGED: "diverged: the next iterate is NaN or infinite, or no step of a flow is small enough; the one kept is "
+    "the last finite one. Lower the step size",
     UNSTABLE: "unstable: the risk rose far above its start, as beyond the stability threshold. Lower the step size",
 }
 
@@ -60,6 +61,12 @@ class AbstractDynamics(eqx.Module, Generic[State]):
     @abc.abstractmethod
     def local_error(self, theta: PyTree, state: State) -> PyTree | None:
         """Estimate of the last step's error, shaped like θ; None for rules that are exact recursions."""
+
+
+def require_choice(name: str, value: str, choices: Any) -> None:
+    """Raise `ValueError` unless `value` is one of the `Literal` type `choices`."""
+    if value not in get_args(choices):
+        raise ValueError(f"Unknown {name} {value!r}; choose from {', '.join(get_args(choices))}.")
 
 
 class Record(NamedTuple):
@@ -181,26 +188,47 @@ def _drift(problem: Problem, until: Until, old: PyTree, new: _Carry, local: PyTr
     return new.drift * growth + norm(local)
 
 
-@eqx.filter_jit
 def evolve(
     problem: Problem, dynamics: AbstractDynamics, *, until: Until, record: Record | None = None, key: PRNGKeyArray
 ) -> Trajectory:
     """Move `problem.theta0` by `dynamics` until `until`; compiled once per shape, `vmap` and `jit` it as you like.
 
     Divergence does not raise: it ends the run at the last finite iterate with a status and a step
-    (`Trajectory.why`). Raises `ValueError` if the record points are not an increasing sequence.
+    (`Trajectory.why`). Record points past the horizon hold the last state. Raises `ValueError` if the record points
+    are not an increasing sequence.
     """
-    at = jnp.asarray([until.horizon] if record is None else record.at, dtype=float)
-    if at.ndim != 1 or at.shape[0] == 0:
+    if record is not None:
+        _require_increasing(record.at)
+        record = record._replace(at=jnp.asarray(record.at, dtype=float))
+    # As arrays, step sizes, tolerances and horizons are arguments of the compiled program instead of parts of it.
+    dynamics, until = jax.tree.map(lambda a: jnp.asarray(a) if isinstance(a, float | int) else a, (dynamics, until))
+    return _evolve(problem, dynamics, until, record, key)
+
+
+def _require_increasing(at: Any) -> None:
+    bad = np.ndim(at) != 1 or np.shape(at)[0] == 0
+    if not (bad or isinstance(at, jax.core.Tracer)):
+        points = np.asarray(at, dtype=float)
+        bad = not bool(np.all(np.diff(points) >= 0) and np.all(np.isfinite(points)))
+    if bad:
         raise ValueError(
-            f"Record points must be a non-empty, increasing sequence of clock values; got shape {at.shape}."
+            f"Record points must be a non-empty, increasing sequence of finite clock values; got {at} of shape "
+            f"{np.shape(at)}."
         )
+
+
+@eqx.filter_jit
+def _evolve(
+    problem: Problem, dynamics: AbstractDynamics, until: Until, record: Record | None, key: PRNGKeyArray
+) -> Trajectory:
+    horizon = jnp.asarray(until.horizon, dtype=float)
+    at = horizon[None] if record is None else jnp.minimum(record.at, horizon)
     measure = _nothing if record is None else record.measure
     start_risk = problem.log_risk(problem.theta0)
     limit_risk = jnp.logaddexp(start_risk, 0.0) + jnp.log(until.blowup)
 
     def one(carry: _Carry, limit: Float[Array, ""]) -> _Carry:
-        active = (carry.status == RUNNING) & (dynamics.clock(carry.state) < limit)
+        active = (carry.status == RUNNING) & (dynamics.clock(carry.state) < limit) & (carry.step < until.max_steps)
         theta, state = dynamics.step(problem, carry.theta, carry.state, limit=limit, key=jr.fold_in(key, carry.step))
         finite = _finite(theta)
         new = _Carry(theta, state, carry.step + 1, carry.status, carry.drift, carry.distance)
@@ -211,7 +239,8 @@ def evolve(
         return _choose(active, _choose(finite, new, stopped), carry)
 
     def check(carry: _Carry) -> _Carry:
-        status = jnp.where(carry.step >= until.max_steps, NOT_CONVERGED, RUNNING)
+        capped = (carry.step >= until.max_steps) & (dynamics.clock(carry.state) < horizon)
+        status = jnp.where(capped, NOT_CONVERGED, RUNNING)
         distance = carry.distance
         if until.distance is not None:
             distance = until.distance(problem, carry.theta)
@@ -235,7 +264,9 @@ def evolve(
     zero = jnp.asarray(0.0)
     theta0 = jax.tree.map(lambda leaf: jnp.asarray(leaf) + 0.0, problem.theta0)
     carry = _Carry(theta0, dynamics.init(problem, theta0), jnp.asarray(0), jnp.asarray(RUNNING), zero, zero)
-    carry, (clock, log_time, recorded) = jax.lax.scan(segment, carry, at)
-    ended = COMPLETED if until.distance is None else NOT_CONVERGED
+    carry, rows = jax.lax.scan(segment, carry, jnp.append(at, horizon))  # the last stretch is run, not recorded
+    clock, log_time, recorded = jax.tree.map(lambda leaf: leaf[:-1], rows)
+    completed = (dynamics.clock(carry.state) >= horizon) & (until.distance is None)
+    ended = jnp.where(completed, COMPLETED, NOT_CONVERGED)
     status = jnp.where(carry.status == RUNNING, ended, carry.status)
     return Trajectory(clock, log_time, recorded, carry.theta, carry.distance, carry.drift, status, carry.step)
