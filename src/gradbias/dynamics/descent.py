@@ -9,7 +9,9 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..problem import Problem
-from .base import AbstractDynamics
+from .base import AbstractDynamics, require_choice
+
+MomentumForm = Literal["polyak", "nesterov", "ema"]
 
 
 class Count(NamedTuple):
@@ -71,7 +73,10 @@ class MomentumDescent(AbstractDynamics[Velocity]):
 
     rate: Float[Array, ""] | float
     momentum: Float[Array, ""] | float
-    form: Literal["polyak", "nesterov", "ema"] = eqx.field(static=True, default="polyak")
+    form: MomentumForm = eqx.field(static=True, default="polyak")
+
+    def __check_init__(self) -> None:
+        require_choice("form", self.form, MomentumForm)
 
     def init(self, problem: Problem, theta: PyTree) -> Velocity:
         """At rest."""

@@ -4,7 +4,7 @@ $w_{k+1} = w_k + \eta_k \Delta_k$, $\Delta_k = \arg\max_{\|\Delta\| \le 1} \lang
 direction is computed from $\nabla \log L$, which is parallel to $\nabla L$ and does not underflow.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,11 +13,19 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..problem import Problem
-from .base import AbstractDynamics
-from .descent import Count
+from .base import AbstractDynamics, require_choice
+
+Norm = Literal["l1", "l2", "linf"]
 
 
-class SteepestDescent(AbstractDynamics[Count]):
+class Travelled(NamedTuple):
+    """Steps taken, and the length of the path so far in the norm of the method."""
+
+    steps: Float[Array, ""]
+    length: Float[Array, ""]
+
+
+class SteepestDescent(AbstractDynamics[Travelled]):
     r"""Normalized steepest descent, $\eta_k = $ `rate` $\cdot (k+1)^{-\text{power}}$.
 
     `norm="l2"` is normalized gradient descent, `"linf"` sign descent, `"l1"` greedy coordinate descent.
@@ -25,17 +33,20 @@ class SteepestDescent(AbstractDynamics[Count]):
     """
 
     rate: Float[Array, ""] | float
-    norm: Literal["l1", "l2", "linf"] = eqx.field(static=True, default="l2")
+    norm: Norm = eqx.field(static=True, default="l2")
     power: Float[Array, ""] | float = 0.5
 
-    def init(self, problem: Problem, theta: PyTree) -> Count:
+    def __check_init__(self) -> None:
+        require_choice("norm", self.norm, Norm)
+
+    def init(self, problem: Problem, theta: PyTree) -> Travelled:
         """No steps yet."""
         del problem, theta
-        return Count(jnp.asarray(0.0))
+        return Travelled(jnp.asarray(0.0), jnp.asarray(0.0))
 
     def step(
-        self, problem: Problem, theta: PyTree, state: Count, *, limit: Float[Array, ""], key: PRNGKeyArray
-    ) -> tuple[PyTree, Count]:
+        self, problem: Problem, theta: PyTree, state: Travelled, *, limit: Float[Array, ""], key: PRNGKeyArray
+    ) -> tuple[PyTree, Travelled]:
         """One step along the steepest direction."""
         del limit, key
         g, unravel = ravel_pytree(jax.grad(problem.log_risk)(theta))
@@ -47,16 +58,17 @@ class SteepestDescent(AbstractDynamics[Count]):
             j = jnp.argmax(jnp.abs(g))
             direction = jnp.zeros_like(g).at[j].set(jnp.sign(g[j]))
         size = self.rate * (state.steps + 1.0) ** -self.power
-        return jax.tree.map(lambda p, d: p - size * d, theta, unravel(direction)), Count(state.steps + 1.0)
+        moved = jax.tree.map(lambda p, d: p - size * d, theta, unravel(direction))
+        return moved, Travelled(state.steps + 1.0, state.length + size)
 
-    def clock(self, state: Count) -> Float[Array, ""]:
+    def clock(self, state: Travelled) -> Float[Array, ""]:
         """Steps."""
         return state.steps
 
-    def log_time(self, state: Count) -> Float[Array, ""]:
-        """log of the path length so far, approximately rate · k^(1-power) / (1-power)."""
-        return jnp.log(self.rate / (1 - self.power)) + (1 - self.power) * jnp.log(state.steps)
+    def log_time(self, state: Travelled) -> Float[Array, ""]:
+        """log of the length of the path so far."""
+        return jnp.log(state.length)
 
-    def local_error(self, theta: PyTree, state: Count) -> None:
+    def local_error(self, theta: PyTree, state: Travelled) -> None:
         """Exact recursion."""
         del theta, state
