@@ -43,8 +43,7 @@ def measured(data: Dataset, key: PRNGKeyArray, *, steps: int, first: str = "grad
 
 def predicted(data: Dataset) -> gb.Prediction:
     closest = gb.oracles.min_norm_interpolant(data.x, data.y, start=data.start)
-    value = dict.fromkeys(("gradient_descent", "momentum", "sgd"), closest.value)
-    return gb.Prediction(value, closest.certificate, closest.error, closest.condition)
+    return gb.combine(gradient_descent=closest, momentum=closest, sgd=closest)
 
 
 CLAIM = gb.Claim(
@@ -52,9 +51,7 @@ CLAIM = gb.Claim(
     r"($0 < \eta < 2n/\sigma_{\max}^2$), heavy-ball momentum ($0 < \eta < (2+2\beta)\,n/\sigma_{\max}^2$) and SGD on "
     r"one example at a time ($0 < \eta < 2/\max_i \|x_i\|^2$) on $\frac{1}{2n}\|Xw - y\|^2$ all converge to "
     r"$w_0 + X^{+}(y - Xw_0) = \arg\min_{Xw = y} \|w - w_0\|_2$; SGD almost surely.",
-    source=gb.Source(
-        "gunasekar2018characterizing", "Theorem 1, Euclidean potential; Section 2; number not checked"
-    ),
+    source=gb.Source("gunasekar2018characterizing", "Theorem 1, Euclidean potential; Section 2; number not checked"),
     data=data,
     measured=measured,
     predicted=predicted,
