@@ -29,6 +29,8 @@ from .record import SCHEMA_VERSION, Arrays, Record, from_json, schema_version_of
 _TEMPORARY, _REPLACED = ".writing-", ".replaced-"
 # A temporary folder this old belongs to a process that died; records take milliseconds to write.
 _ABANDONED_SECONDS = 3600.0
+# Between the two renames of a replacement a folder is not in its place; microseconds, on any disk less than this.
+_SWAP_SECONDS = 0.02
 
 
 def default_folder() -> Path:
@@ -132,30 +134,23 @@ class Store:
                         shutil.rmtree(left, ignore_errors=True)
 
     def _read(self, folder: Path) -> Record | None:
+        """The record in a folder; None if there is none, or with a warning if it is corrupt."""
         try:
-            text = (folder / "record.json").read_text(encoding="utf-8")
-            if (version := schema_version_of(text)) > SCHEMA_VERSION:
-                raise StoreError(
-                    f"The record {folder} was written by a newer gradbias (schema {version}; this one reads up to "
-                    f"{SCHEMA_VERSION}). Upgrade gradbias, or give another folder with --store or GRADBIAS_STORE."
-                )
-            record = from_json(text, functools.cache(lambda: _read_arrays(folder / "arrays.npz")))
-            if record.address != folder.name:
-                raise ValueError(f"its address is {record.address}, not the name of its folder")
-            if not (folder / "arrays.npz").is_file():
-                raise ValueError("arrays.npz is missing")
-        except FileNotFoundError as error:
-            if folder.exists() and Path(error.filename or "").name == "record.json":
-                self._warn(f"the record {folder} has no record.json; skipped. Delete the folder to be rid of it.")
-            return None
-        except (ValueError, TypeError) as error:
-            self._warn(f"the record {folder} is corrupt ({error}); skipped. Delete the folder to be rid of it.")
-            return None
+            return _record_in(folder)
         except StoreError:
             raise
+        except (ValueError, TypeError, FileNotFoundError):
+            time.sleep(_SWAP_SECONDS)  # perhaps it was just being replaced: look again before saying anything
         except OSError as error:
             raise StoreError(f"The store {self.folder} cannot be read: {error.strerror} ({folder}).") from error
-        return record
+        try:
+            return _record_in(folder)
+        except FileNotFoundError as error:
+            if folder.exists():
+                self._warn(f"the record {folder} lacks {Path(error.filename).name}; skipped. Delete the folder.")
+        except (ValueError, TypeError) as error:
+            self._warn(f"the record {folder} is corrupt ({error}); skipped. Delete the folder to be rid of it.")
+        return None
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -190,6 +185,22 @@ def _write_arrays(path: Path, arrays: Arrays) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
+
+
+def _record_in(folder: Path) -> Record | None:
+    if not folder.is_dir():
+        return None
+    text = (folder / "record.json").read_text(encoding="utf-8")
+    if (version := schema_version_of(text)) > SCHEMA_VERSION:
+        raise StoreError(
+            f"The record {folder} was written by a newer gradbias (schema {version}; this one reads up to "
+            f"{SCHEMA_VERSION}). Upgrade gradbias, or give another folder with --store or GRADBIAS_STORE."
+        )
+    record = from_json(text, functools.cache(lambda: _read_arrays(folder / "arrays.npz")))
+    if record.address != folder.name:
+        raise ValueError(f"its address is {record.address}, not the name of its folder")
+    (folder / "arrays.npz").stat()
+    return record
 
 
 def _read_arrays(path: Path) -> Arrays:
