@@ -1,4 +1,4 @@
-"""Preconditioned gradient descent from zero finds the interpolant that is shortest in the norm of the preconditioner."""
+"""Preconditioned gradient descent from zero finds the interpolant of least norm in the preconditioner's metric."""
 
 # # Write your own claim
 #
@@ -81,8 +81,9 @@ def predicted(data: Dataset, *, believed: float = 4.0) -> gb.Prediction:
 #
 # `figure` draws from the record alone; `gb.figures` has builders for the usual ones.
 CLAIM = gb.Claim(
-    statement=r"With a positive diagonal $P$ and $X$ of full row rank, $w_{k+1} = w_k - \eta P \nabla L(w_k)$ on the square loss from $w_0 = 0$ "
-    r"with $0 < \eta < 2/\lambda_{\max}(P^{1/2} X^\top X P^{1/2} / n)$ converges to $\arg\min_{Xw = y} w^\top P^{-1} w$.",
+    statement=r"With a positive diagonal $P$ and $X$ of full row rank, $w_{k+1} = w_k - \eta P \nabla L(w_k)$ on the "
+    r"square loss from $w_0 = 0$ with $0 < \eta < 2/\lambda_{\max}(P^{1/2} X^\top X P^{1/2} / n)$ converges to "
+    r"$\arg\min_{Xw = y} w^\top P^{-1} w$.",
     source=gb.Source("gunasekar2018characterizing", "Section 2, quadratic potentials; number not checked"),
     data=data,
     measured=measured,

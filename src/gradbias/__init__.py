@@ -1,4 +1,4 @@
-"""A laboratory for the implicit bias of gradient-based training. `import gradbias as gb`; names load when first used."""
+"""A laboratory for the implicit bias of gradient-based training. Names load when first used."""
 
 import lazy_loader as _lazy
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import equinox as eqx
-import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
@@ -86,7 +85,7 @@ class Prediction:
 
 
 def combine(*merged: Prediction, **named: "Prediction | float | np.ndarray") -> Prediction:
-    """One prediction with several parts: each keyword is a part (a number or array is exact), dict-valued ones are merged.
+    """One prediction with several parts: keywords are parts (plain numbers are exact), dict-valued ones are merged.
 
     Residuals are kept under `part.name`, rescaled to the tightest of the oracles' tolerances; the condition is the
     worst one. Raises `ValueError` where no part carries a certificate.
@@ -153,7 +152,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """An outcome with the numbers it rests on: those of the part and seed closest to, or furthest past, its tolerance."""
+    """An outcome with the numbers it rests on: of the part and seed closest to, or furthest past, its tolerance."""
 
     outcome: Outcome
     gap: float
@@ -177,8 +176,9 @@ class Claim:
     mapping by part. `quantifier` says whether the theorem speaks of `every` run or of their `mean`. `tolerance` is the
     largest gap that a reader would still call agreement, and `tolerance_reason` says why. `settings` has `smoke`,
     `standard` and `deep`, each with `seeds`; `control` is a change to the smoke setting under which the claim must come
-    out refuted, and `control_reason` says what is broken. `assumptions` maps names to predicates of the data (None: true by construction
-    or not checkable); where one is false nothing is judged. `seconds` is the time expected per setting on one core.
+    out refuted, and `control_reason` says what is broken. `assumptions` maps names to predicates of the data (None: true
+    by construction or not checkable); where one is false nothing is judged. `seconds` is the time expected per setting
+    on one core.
     """
 
     statement: str

@@ -32,9 +32,9 @@ _COMPILING = (
 _clocks: list[Timing] = []
 
 
-def _on_duration(event: str, seconds: float, **_: Any) -> None:
+def _on_duration(event: str, duration_secs: float, **_: str | int) -> None:
     for clock in _clocks if event in _COMPILING else ():
-        clock.compile_seconds += seconds
+        clock.compile_seconds += duration_secs
         clock.compilations += event.endswith("backend_compile_duration")
 
 
@@ -156,7 +156,7 @@ def assemble(
         measured=got,
         predicted=predicted,
         error=budget,
-        converged=flags.all(axis=0),
+        converged=np.asarray(flags.all(axis=0)),
         certified=np.array([i not in refused for i in range(run.seeds)]),
         steps=steps.max(axis=0),
         certificates={k: np.array([float(p.certificate[k]) for p in predictions]) for k in predictions[0].certificate},

@@ -11,7 +11,7 @@ Value = Float[np.ndarray | np.floating, "..."]  # the difference of two arrays o
 
 @dataclass(frozen=True)
 class Metric:
-    r"""A signed or unsigned distance $g(a, b)$ between a measured $a$ and a predicted $b$, in units a reader understands.
+    r"""A distance $g(a, b)$ between a measured $a$ and a predicted $b$, in units a reader understands.
 
     `gap(a, b)` may be a number or an array of components, each judged by itself (signed where direction matters).
     `lipschitz(a, b)` bounds $|g(a + \delta, b) - g(a, b)| / \|\delta\|_2$, so that a bound on the distance of $a$ to
@@ -30,7 +30,7 @@ def _norm(a: Value) -> Value:
 
 
 def _unit(a: Value) -> Value:
-    with np.errstate(invalid="ignore", divide="ignore"):  # a zero vector has no direction: NaN, which is never supported
+    with np.errstate(invalid="ignore", divide="ignore"):  # zero has no direction: NaN, never supported
         return a / _norm(a)
 
 
@@ -55,9 +55,9 @@ direction = Metric(
     name="distance between directions",
     gap=lambda a, b: _norm(_unit(a) - _unit(b)),
     lipschitz=lambda a, b: np.sqrt(2.0) / _norm(a),
-    move=lambda b, s: (1 - s**2 / 2) * _unit(b) + s * np.sqrt(1 - s**2 / 4) * _orthogonal_unit(b)
-    if s <= 2
-    else -_unit(b),
+    move=lambda b, s: (
+        (1 - s**2 / 2) * _unit(b) + s * np.sqrt(1 - s**2 / 4) * _orthogonal_unit(b) if s <= 2 else -_unit(b)
+    ),
 )
 
 difference = Metric(

@@ -69,7 +69,7 @@ class Problem(eqx.Module, Generic[Theta]):
         return Problem(self.predict, self.loss, jnp.asarray(self.x)[index], jnp.asarray(self.y)[index], self.theta0)
 
     def log_risk(self, theta: Theta) -> Float[Array, ""]:
-        r"""$\log L(\theta)$, exact where $L$ itself underflows, for losses that have a `log` (see `gradbias.losses`)."""
+        r"""$\log L(\theta)$, exact where $L$ itself underflows, for losses with a `log` (see `gradbias.losses`)."""
         log_loss = getattr(self.loss, "log", None)
         if log_loss is None:
             return jnp.log(self.risk(theta))
@@ -86,6 +86,6 @@ def require_finite(**arrays: Array | np.ndarray) -> None:
         if len(bad):
             where = tuple(int(i) for i in bad[0])
             raise ValueError(
-                f"{name} must be finite; {len(bad)} of its {array.size} entries are NaN or infinite, the first at index "
-                f"{where} ({np.asarray(array)[where]}). Remove or impute those examples first."
+                f"{name} must be finite; {len(bad)} of its {array.size} entries are NaN or infinite, the first at "
+                f"index {where} ({np.asarray(array)[where]}). Remove or impute those examples first."
             )

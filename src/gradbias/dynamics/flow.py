@@ -8,7 +8,7 @@ and the first slope is the last of the step before.
 
 from collections.abc import Callable
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -52,7 +52,7 @@ def tableau(method: Method) -> Tableau:
     }
     if method not in solvers:
         raise ValueError(f"Unknown method {method!r}; choose from {', '.join(solvers)}.")
-    t = solvers[method].tableau
+    t: Any = solvers[method]().tableau
     b = np.asarray(t.b_sol, dtype=float)
     a = np.zeros((len(b), len(b)))
     for row, entries in enumerate(t.a_lower, start=1):

@@ -159,7 +159,14 @@ class MirrorDescent(AbstractDynamics[Dual]):
         del theta, state
 
 
-class MirrorFlow(AbstractDynamics[FlowState]):
+class DualFlow(NamedTuple):
+    """The dual variable ν and the state of its integrator."""
+
+    nu: Float[Array, " n"]
+    flow: FlowState
+
+
+class MirrorFlow(AbstractDynamics[DualFlow]):
     r"""Mirror flow of a linear model, run in the dual.
 
     $w = (\nabla\psi)^{-1}(\nabla\psi(w_0) + X^\top \nu)$, $\dot\nu_i = -\frac1n \partial_f \ell(f_i, y_i)$, $\nu(0)=0$.
@@ -183,38 +190,38 @@ class MirrorFlow(AbstractDynamics[FlowState]):
         gradient = jax.vmap(jax.grad(problem.loss))(outputs, jnp.asarray(problem.y))
         return -gradient[:, 0] / len(problem.y)
 
-    def init(self, problem: Problem, theta: Float[Array, " d"]) -> tuple[Float[Array, " n"], FlowState]:
+    def init(self, problem: Problem, theta: Float[Array, " d"]) -> DualFlow:
         """ν = 0."""
         del theta
         nu = jnp.zeros(len(problem.y))
         integrator = Integrator(self.method, self.rtol, self.atol, self.first_step)
-        return nu, integrator.init(self._slope(problem, nu), jnp.asarray(0.0))
+        return DualFlow(nu, integrator.init(self._slope(problem, nu), jnp.asarray(0.0)))
 
     def step(
         self,
         problem: Problem,
         theta: Float[Array, " d"],
-        state: tuple[Float[Array, " n"], FlowState],
+        state: DualFlow,
         *,
         limit: Float[Array, ""],
         key: PRNGKeyArray,
-    ) -> tuple[Float[Array, " d"], tuple[Float[Array, " n"], FlowState]]:
+    ) -> tuple[Float[Array, " d"], DualFlow]:
         """One trial step in ν."""
         del key, theta
         integrator = Integrator(self.method, self.rtol, self.atol, self.first_step)
         nu, flow = integrator.step(
-            lambda v: self._slope(problem, v), state[0], state[1], limit=limit, log_speed=lambda v: jnp.asarray(0.0)
+            lambda v: self._slope(problem, v), state.nu, state.flow, limit=limit, log_speed=lambda v: jnp.asarray(0.0)
         )
-        return self._weights(problem, nu), (nu, flow)
+        return self._weights(problem, nu), DualFlow(nu, flow)
 
-    def clock(self, state: tuple[Float[Array, " n"], FlowState]) -> Float[Array, ""]:
+    def clock(self, state: DualFlow) -> Float[Array, ""]:
         """Time."""
-        return state[1].clock
+        return state.flow.clock
 
-    def log_time(self, state: tuple[Float[Array, " n"], FlowState]) -> Float[Array, ""]:
+    def log_time(self, state: DualFlow) -> Float[Array, ""]:
         """log t."""
-        return state[1].log_time
+        return state.flow.log_time
 
-    def local_error(self, theta: Float[Array, " d"], state: tuple[Float[Array, " n"], FlowState]) -> None:
+    def local_error(self, theta: Float[Array, " d"], state: DualFlow) -> None:
         """None: an error in ν moves the run along the dual, and what is left of it at the end shows in the residual."""
         del theta, state

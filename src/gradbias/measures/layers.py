@@ -1,6 +1,7 @@
 """Relations between the layers of a network."""
 
-import jax.numpy as jnp
+from itertools import pairwise
+
 from jaxtyping import Array, Float
 
 
@@ -9,7 +10,8 @@ def balancedness(theta: tuple[Float[Array, "out in"], ...]) -> tuple[Float[Array
 
     [@du2018algorithmic, number not checked]
 
+    >>> import jax.numpy as jnp
     >>> [b.tolist() for b in balancedness((jnp.array([[2.0]]), jnp.array([[3.0]])))]
     [[[5.0]]]
     """
-    return tuple(after.T @ after - before @ before.T for before, after in zip(theta[:-1], theta[1:], strict=True))
+    return tuple(after.T @ after - before @ before.T for before, after in pairwise(theta))

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 
 def effective_rank(matrix: Float[Array, "m n"]) -> Float[Array, ""]:
-    r"""$\exp(-\sum_i p_i \log p_i)$, $p_i = \sigma_i / \sum_j \sigma_j$: the exponential of the entropy of the singular values.
+    r"""$\exp(-\sum_i p_i \log p_i)$, $p_i = \sigma_i / \sum_j \sigma_j$: the exponential of their entropy.
 
     [@roy2007effective]
 

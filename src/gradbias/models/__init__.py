@@ -1,4 +1,4 @@
-r"""Parameterizations $\theta \mapsto f_\theta$: for each, `predict(theta, x_i)` and, where it is linear in $x$, its `predictor(theta)`."""
+r"""Parameterizations $\theta \mapsto f_\theta$: `predict(theta, x_i)` and, where linear in $x$, the predictor of θ."""
 
 from .deep_linear import deep_linear as deep_linear
 from .deep_linear import deep_linear_product as deep_linear_product

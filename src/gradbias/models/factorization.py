@@ -1,4 +1,4 @@
-r"""Matrix factorization, $W = W_L \cdots W_1$ observed entry by entry: an input is an index pair $(i, j)$, the output $W_{ij}$."""
+r"""Matrix factorization, $W = W_L \cdots W_1$ observed entry by entry: input $(i, j)$, output $W_{ij}$."""
 
 from jaxtyping import Array, Float, Int
 

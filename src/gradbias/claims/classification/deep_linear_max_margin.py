@@ -50,9 +50,10 @@ def predicted(data: Dataset) -> gb.Prediction:
 
 
 CLAIM = gb.Claim(
-    statement=r"Gradient flow on the exponential loss of $f(x) = W_L \cdots W_1 x$ with linearly separable data, once its loss falls below that "
-    r"of zero weights: $W_l / \|W_l\|$ becomes rank one, neighbouring layers align, and $W_L \cdots W_1$ converges in direction to the "
-    r"$\ell_2$ max-margin predictor. (The second singular values themselves stay bounded; it is the normalized layers that become rank one.)",
+    statement=r"Gradient flow on the exponential loss of $f(x) = W_L \cdots W_1 x$ with linearly separable data, once "
+    r"its loss falls below that of zero weights: $W_l / \|W_l\|$ becomes rank one, neighbouring layers align, and "
+    r"$W_L \cdots W_1$ converges in direction to the $\ell_2$ max-margin predictor. (The second singular values stay "
+    r"bounded: it is the normalized layers that become rank one.)",
     source=gb.Source("ji2019gradient", "Theorem 2.2; number not checked"),
     data=data,
     measured=measured,
@@ -67,7 +68,7 @@ CLAIM = gb.Claim(
         "deep": dict(n=40, d=20, width=10, depth=4, horizon=6.5, init=0.8, seeds=10),
     },
     control=dict(stretch=3.0),
-    control_reason="Trained in stretched coordinates: the layers still align, but the margin that is maximal is another one.",
+    control_reason="Trained in stretched coordinates: the layers still align, but another margin is maximal.",
     figure=gb.figures.curves(
         x="log_time",
         y="rank",

@@ -49,9 +49,10 @@ def predicted(data: Dataset) -> gb.Prediction:
 
 
 CLAIM = gb.Claim(
-    statement=r"For almost all linearly separable data, gradient flow on the mean logistic loss obeys $w(t) = \hat w \log t + \tilde w + o(1)$, "
-    r"$\hat w = \arg\min \|w\|_2$ s.t. $y_i x_i \cdot w \ge 1$, where on the support vectors $e^{-y_i x_i \cdot \tilde w} = n \alpha_i$ with the "
-    r"multipliers $\alpha$ of $\hat w$. So $t L \to \|\hat w\|^2$, $\|w\| / \log t \to \|\hat w\|$, and the error of the direction falls as $1/\log t$.",
+    statement=r"For almost all linearly separable data, gradient flow on the mean logistic loss obeys "
+    r"$w(t) = \hat w \log t + \tilde w + o(1)$, $\hat w = \arg\min \|w\|_2$ s.t. $y_i x_i \cdot w \ge 1$, where on the "
+    r"support vectors $e^{-y_i x_i \cdot \tilde w} = n \alpha_i$ with the multipliers $\alpha$ of $\hat w$. So "
+    r"$t L \to \|\hat w\|^2$, $\|w\| / \log t \to \|\hat w\|$, and the error of the direction falls as $1/\log t$.",
     source=gb.Source("soudry2018implicit", "Theorems 3 to 5; numbers not checked"),
     data=data,
     measured=measured,
@@ -63,7 +64,7 @@ CLAIM = gb.Claim(
         "direction_exponent": gb.metric.difference,
     },
     tolerance={"loss_constant": 1e-6, "norm_rate": 1e-2, "residual": 1e-6, "direction_exponent": 1e-2},
-    tolerance_reason="Constants that converge like a power of t are wanted to six digits; the two that converge like 1/log t to one percent.",
+    tolerance_reason="What converges like a power of t is wanted to six digits; what converges like 1/log t to one percent.",
     assumptions={
         "linearly separable": gb.assumptions.linearly_separable,
         "no support vector with zero multiplier": None,

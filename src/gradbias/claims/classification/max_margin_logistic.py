@@ -36,15 +36,16 @@ def measured(data: Dataset, key: PRNGKeyArray, *, loss: str = "logistic", horizo
 
 
 CLAIM = gb.Claim(
-    statement=r"For linearly separable data, gradient flow (and descent with small steps) on the logistic loss $\sum_i \log(1 + e^{-y_i x_i \cdot w})$ "
-    r"diverges in norm and converges in direction to $\hat w / \|\hat w\|$, $\hat w = \arg\min \|w\|_2$ s.t. $y_i x_i \cdot w \ge 1$.",
+    statement=r"For linearly separable data, gradient flow (and descent with small steps) on the logistic loss "
+    r"$\frac1n \sum_i \log(1 + e^{-y_i x_i \cdot w})$ diverges in norm and converges in direction to "
+    r"$\hat w / \|\hat w\|$, $\hat w = \arg\min \|w\|_2$ s.t. $y_i x_i \cdot w \ge 1$.",
     source=gb.Source("soudry2018implicit", "Theorem 3; number not checked"),
     data=data,
     measured=measured,
     predicted=lambda data: gb.oracles.max_margin(data.x, data.y),
     metric=gb.metric.direction,
     tolerance=1e-6,
-    tolerance_reason="The limit is a point: six digits of the direction are agreement for any purpose. Time must reach exp(10⁷) for that.",
+    tolerance_reason="The limit is a point: six digits are agreement for any purpose. It takes t = exp(10⁷).",
     assumptions={"linearly separable": gb.assumptions.linearly_separable},
     settings={
         "smoke": dict(source="gaussian", seeds=3),

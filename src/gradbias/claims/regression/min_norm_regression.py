@@ -33,14 +33,15 @@ def predicted(data: Dataset) -> gb.Prediction:
 
 
 CLAIM = gb.Claim(
-    statement=r"If $X \in \mathbb{R}^{n \times d}$ has full row rank and $0 < \eta < 2n/\sigma_{\max}(X)^2$, gradient descent on "
-    r"$\frac{1}{2n}\|Xw - y\|^2$ from $w_0 = 0$ converges to $X^\top (X X^\top)^{-1} y$, the interpolant of least $\ell_2$ norm.",
+    statement=r"If $X \in \mathbb{R}^{n \times d}$ has full row rank and $0 < \eta < 2n/\sigma_{\max}(X)^2$, gradient "
+    r"descent on $\frac{1}{2n}\|Xw - y\|^2$ from $w_0 = 0$ converges to $X^\top (X X^\top)^{-1} y$, the interpolant of "
+    r"least $\ell_2$ norm.",
     source=gb.Source("gunasekar2018characterizing", "Section 2; number not checked"),
     data=data,
     measured=measured,
     predicted=predicted,
     tolerance=1e-6,
-    tolerance_reason="The limit is a point: six digits are agreement for any purpose, and all that remains is stopping early.",
+    tolerance_reason="The limit is a point: six digits are agreement for any purpose.",
     assumptions={"X has full row rank": gb.assumptions.full_row_rank},
     settings={
         "smoke": dict(source="diabetes", n=40, d=200, steps=400_000, seeds=3),
