@@ -64,11 +64,13 @@ _POLYNOMIAL: dict[float, MarginLoss] = {}
 
 
 def _make_polynomial_tail(power: float) -> MarginLoss:
+    # Split by `where` and not by `maximum`, whose slope at 0, where training from zero starts, is one half.
     def of_margin(z: Float[Array, ""]) -> Float[Array, ""]:
-        return jnp.where(z >= 0, (1 + jnp.maximum(z, 0.0)) ** -power, 1 - power * z)
+        return jnp.where(z >= 0, (1 + jnp.where(z >= 0, z, 0.0)) ** -power, 1 - power * z)
 
     def log_of_margin(z: Float[Array, ""]) -> Float[Array, ""]:
-        return jnp.where(z >= 0, -power * jnp.log1p(jnp.maximum(z, 0.0)), jnp.log1p(-power * jnp.minimum(z, 0.0)))
+        above, below = jnp.where(z >= 0, z, 0.0), jnp.where(z >= 0, 0.0, z)
+        return jnp.where(z >= 0, -power * jnp.log1p(above), jnp.log1p(-power * below))
 
     return MarginLoss(f"polynomial tail {power}", of_margin, log_of_margin)
 
