@@ -39,6 +39,18 @@ def test_the_error_of_an_interpolant_is_its_distance():
     assert np.allclose(found.value, min_norm_lp(x, y, norm=2).value, atol=1e-14)
 
 
+@pytest.mark.parametrize("potential", [None, hypentropy(1.0), p_norm(3.0)])
+def test_errors_cover_ill_conditioned_inputs(potential):
+    # Every number is exact in binary, the only interpolant is (1, 1), and the condition number is 2^28.
+    x, y = np.array([[1.0, 1.0], [1.0, 1.0 + 2.0**-26]]), np.array([2.0, 2.0 + 2.0**-26])
+    found = min_norm_interpolant(x, y) if potential is None else bregman_projection(x, y, potential=potential)
+    distance = np.linalg.norm(found.value - 1.0)
+    assert found.certified
+    assert distance <= found.error + 16 * np.finfo(float).eps * found.condition
+    assert found.condition > 2.0**26
+    assert found.error < 1e-5
+
+
 def test_consistent_rank_deficient_inputs_are_interpolated_and_inconsistent_ones_refused():
     x, y = sparse(4, 10, 1)
     twice = np.vstack([x, x[:1]])

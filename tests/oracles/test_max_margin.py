@@ -57,6 +57,15 @@ def test_every_norm_agrees_with_a_cone_programme(n, d, norm):
     assert abs(margin(x, y, found.value, norm=norm) - value.value) <= value.error + 1e-14
 
 
+@pytest.mark.parametrize(("n", "d", "seed"), [(33, 11, 2), (21, 7, 25), (27, 5, 44)])
+@pytest.mark.parametrize("norm", [1.05, 1.3, 1.8])
+def test_more_examples_than_features_do_not_stall_the_dual(n, d, seed, norm):
+    x, y = separable(n, d, seed, gap=0.05)
+    found = max_margin(x, y, norm=norm)
+    assert found.certified
+    assert found.error < 1e-9
+
+
 def test_certificates_go_red_when_the_value_is_moved():
     x, y = separable(20, 5, 2)
     a = y[:, None] * x
@@ -200,7 +209,7 @@ def test_data_that_are_not_separable_are_refused_with_the_examples_that_prove_it
     x, y = separable(20, 3, 8)
     x, y = np.vstack([x, x[4]]), np.append(y, -y[4])
     with pytest.raises(
-        ValueError, match=r"not separable.*sit on \d of 21 signed rows; example \(weight\): 20 \(0\.4"
+        ValueError, match=r"not separable.*on \d of 21 signed rows; example \(weight\): 20 \(0\.4"
     ) as told:
         max_margin(x, y)
     carried = np.array([int(i) for i in re.findall(r"(\d+) \(0\.", str(told.value))])

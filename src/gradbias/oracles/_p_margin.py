@@ -12,6 +12,9 @@ from ._p_primal import max_margin_primal
 # Largest ratio of successive p - 1 on the way from 2; a coordinate's curvature is kept within CURVATURE of the largest.
 RATIO = 1.25
 CURVATURE = 1e-13
+# Damping of the dual Hessian, relative to its trace, tried in turn until the duality gap closes: where more rows are
+# free than the rank allows the undamped step is arbitrary, and where few are, damping only slows it down.
+DAMPING = (1e-9, 1e-6, 1e-12, 1e-4)
 
 
 def _weights(u: Float[np.ndarray, " d"], q: float) -> Float[np.ndarray, " d"]:
@@ -24,7 +27,9 @@ def _curvature(u: Float[np.ndarray, " d"], q: float) -> Float[np.ndarray, " d"]:
     return np.maximum(h, CURVATURE * h.max())
 
 
-def _newton(a: Float[np.ndarray, "n d"], alpha: Float[np.ndarray, " n"], q: float) -> Float[np.ndarray, " n"]:
+def _newton(
+    a: Float[np.ndarray, "n d"], alpha: Float[np.ndarray, " n"], q: float, damping: float
+) -> Float[np.ndarray, " n"]:
     r"""Minimise $\tfrac1q \|A^T\alpha\|_q^q - \sum_i \alpha_i$ over $\alpha \ge 0$ (Bertsekas' projected Newton)."""
 
     def objective(alpha: Float[np.ndarray, " n"]) -> float:
@@ -37,7 +42,7 @@ def _newton(a: Float[np.ndarray, "n d"], alpha: Float[np.ndarray, " n"], q: floa
         u = a.T @ alpha
         gradient = a @ _weights(u, q) - 1.0
         free = (alpha > 1e-12 * alpha.max()) | (gradient < 0)
-        step = _newton_step(a[free], u, q, gradient[free])
+        step = _newton_step(a[free], (_curvature(u, q), damping), gradient[free])
         length, accepted = 1.0, False
         while length > 1e-10:
             trial = np.zeros_like(alpha)
@@ -58,11 +63,11 @@ def _newton(a: Float[np.ndarray, "n d"], alpha: Float[np.ndarray, " n"], q: floa
 
 
 def _newton_step(
-    a: Float[np.ndarray, "s d"], u: Float[np.ndarray, " d"], q: float, gradient: Float[np.ndarray, " s"]
+    a: Float[np.ndarray, "s d"], metric: tuple[Float[np.ndarray, " d"], float], gradient: Float[np.ndarray, " s"]
 ) -> Float[np.ndarray, " s"]:
-    hessian = (a * _curvature(u, q)) @ a.T
-    # A touch of damping, relative to the largest curvature, where more rows are free than the rank allows.
-    hessian[np.diag_indices_from(hessian)] += 1e-14 * np.trace(hessian)
+    curvature, damping = metric
+    hessian = (a * curvature) @ a.T
+    hessian[np.diag_indices_from(hessian)] += damping * np.trace(hessian)
     return np.linalg.solve(hessian, gradient)
 
 
@@ -74,12 +79,26 @@ def solve_p(a: Float[np.ndarray, "n d"], p: Scalar) -> tuple[Float[np.ndarray, "
         return max_margin_primal(a, start.w, list(map(int, np.flatnonzero(start.multipliers > 0))), p)
     scale = 1.0 / norm2(start.w)  # in these units the ℓ2 weights, and nearby ones, have length about 1
     scaled = a / scale
-    alpha = np.maximum(start.multipliers, 0.0) * scale**2
     stages = int(np.ceil(abs(np.log(p - 1.0)) / np.log(RATIO))) + 1
-    for k in range(1, stages + 1):
-        alpha = _newton(scaled, alpha, dual_exponent(1.0 + (p - 1.0) ** (k / stages)))
-    w = _weights(scaled.T @ alpha, dual_exponent(p)) / scale
-    return _polish(a, w, alpha > 1e-9 * alpha.max(), p), alpha
+    best, smallest = (start.w, start.multipliers), np.inf
+    for damping in DAMPING:
+        alpha = np.maximum(start.multipliers, 0.0) * scale**2
+        for k in range(1, stages + 1):
+            alpha = _newton(scaled, alpha, dual_exponent(1.0 + (p - 1.0) ** (k / stages)), damping)
+        w = _weights(scaled.T @ alpha, dual_exponent(p)) / scale
+        w = _polish(a, w, alpha > 1e-9 * alpha.max(), p)
+        gap = _gap(a, w, alpha, p)
+        if gap < smallest:
+            best, smallest = (w, alpha), gap
+        if smallest < 1e-12:
+            break
+    return best
+
+
+def _gap(a: Float[np.ndarray, "n d"], w: Float[np.ndarray, " d"], alpha: Float[np.ndarray, " n"], p: Scalar) -> float:
+    """By how much, relatively, the margin of w falls short of what the multipliers allow."""
+    allowed = float(np.linalg.norm(a.T @ alpha, dual_exponent(p)) / alpha.sum())
+    return 1.0 - float(np.min(a @ w) / np.linalg.norm(w, p)) / allowed
 
 
 def _polish(

@@ -75,6 +75,8 @@ def bregman_projection(
     inverse = _metric(rows, point.curvature).inverse()
     for _ in range(3):  # corrections below the resolution of ν: |u| may be 1400, and w = e^u
         w = w - inverse @ ((f.u.T @ (x @ w - y)) / f.s)
+    if isinstance(potential, PNorm) and potential.p > 2:  # multipliers of the weights as they are now
+        point = point._replace(nu=rows @ (potential.gradient(w) - origin))
     return _certify(x, y, potential, (origin, rows, point._replace(w=w)))
 
 
