@@ -196,7 +196,7 @@ class Claim:
     relation: Relation | Mapping[str, Relation] = "equals"
     quantifier: Literal["every", "mean"] = "every"
     assumptions: Mapping[str, Callable[..., bool] | None] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, int | float] = field(default_factory=dict)
     standing: Standing = Standing()
 
     def parameters(self) -> dict[str, inspect.Parameter]:
