@@ -53,9 +53,12 @@ def _guarded(arguments: list[str], *, debug: bool) -> int:
     """Run a command; say in one paragraph what went wrong, with a traceback only for those who debug."""
     _debugging.set(debug)
     try:
-        code = app(args=arguments or ["--help"], prog_name="gradbias", standalone_mode=False)
-        sys.stdout.flush()
-        return (code if isinstance(code, int) else 0) if arguments else 2
+        with typer.main.get_command(app).make_context("gradbias", list(arguments) or ["--help"]) as context:
+            code = context.command.invoke(context)
+            sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except typer.Exit as ended:
+        return ended.exit_code if arguments else 2
     except BrokenPipeError:  # the reader has gone (`| head`): end as quietly as a program that SIGPIPE ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -66,12 +69,9 @@ def _guarded(arguments: list[str], *, debug: bool) -> int:
         _complain(error, debug=debug)
         return 2 if isinstance(error, UsageError) else 1
     except Exception as error:
-        if hasattr(error, "format_message") and hasattr(error, "exitexit_code"):  # how the parser says wrong usage
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # how the parser says wrong usage
             say(f"error: {error.format_message()} (`gradbias --help` lists commands and options.)")
             return 2
-        if type(error).__name__ == "Abort":  # how the parser says Ctrl-C
-            say("Interrupted.")
-            return 130
         _complain(error, debug=debug)
         return 1
 
@@ -85,12 +85,13 @@ def _complain(error: Exception, *, debug: bool) -> None:
     say(f"error: {name}{error}" + ("" if known or debug else " (--debug shows where.)"))
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         import importlib.metadata
 
         print(f"gradbias {importlib.metadata.version('gradbias')}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
