@@ -34,13 +34,12 @@ def measured(data: Dataset, key: PRNGKeyArray, *, steps: int, judged_in: str = "
         # Any p in the simplex bounds every margin by ‖Aᵀp‖_*: here the mean softmax over the last three quarters.
         p = jnp.mean(runs[-1].recorded["p"][at > quarter], axis=0)
         bounds.append(jnp.linalg.norm(p @ a, DUALS[q]))
-        judge = list(NORMS).index(q if judged_in == "own" else OTHER[q])
-        margins = runs[-1].recorded["margins"][:, judge]
+        margins = runs[-1].recorded["margins"][:, list(NORMS).index(q if judged_in == "own" else OTHER[q])]
         # In another norm it says nothing; errors fall like k^-1/2, so the gain since steps/4 is what is left; doubled.
         moved = 2.0 * jnp.abs(margins[-1] - margins[np.searchsorted(at, quarter)])
         value[q], distance[q] = margins[-1], bounds[-1] - margins[-1] if judged_in == "own" else moved
     short = [1.0 - run.recorded["margins"] / jnp.stack(bounds)[None] for run in runs]
-    curves = {"steps": runs[0].clock, "short": jnp.concatenate(short, axis=1)}
+    curves = {"steps": runs[0].clock, "missing share": jnp.concatenate(short, axis=1)}
     return gb.Measured(value, distance, [run.converged for run in runs], runs[0].step, curves)
 
 
@@ -72,8 +71,7 @@ CLAIM = gb.Claim(
     control_reason="Each run is judged in another norm than that of its steps, whose margin it does not maximise.",
     figure=gb.figures.curves(
         "steps",
-        "short",
-        y_title="missing share of the largest margin",
+        "missing share",
         labels=[f"{q} run, {p} margin" for q in NORMS for p in NORMS],
         log_x=True,
         log_y=True,
