@@ -22,6 +22,15 @@ class Timing:
     compile_seconds: float = 0.0
     seconds: float = 0.0
     compilations: int = 0
+    _counted: list[tuple[float, float]] = field(default_factory=list)
+
+    def add(self, seconds: float) -> None:
+        """Count an interval that ends now; those inside it (tracing a function that traces another) count once."""
+        begun = time.perf_counter() - seconds
+        while self._counted and self._counted[-1][0] >= begun:
+            self.compile_seconds -= self._counted.pop()[1]
+        self._counted.append((begun, seconds))
+        self.compile_seconds += seconds
 
 
 _COMPILING = (
@@ -34,7 +43,7 @@ _clocks: list[Timing] = []
 
 def _on_duration(event: str, duration_secs: float, **_: str | int) -> None:
     for clock in _clocks if event in _COMPILING else ():
-        clock.compile_seconds += duration_secs
+        clock.add(duration_secs)
         clock.compilations += event.endswith("backend_compile_duration")
 
 
