@@ -366,7 +366,7 @@ def corrupted(
     measured = parts(evidence.measured)
     for name in names:
         for seed in range(evidence.seeds) if seeds is None else seeds:
-            a, b = np.asarray(measured[name][seed], dtype=float), predicted[name][seed]
+            a, b = np.asarray(measured[name][seed], dtype=float), np.asarray(predicted[name][seed])
             predicted[name][seed] = _moved(claim, name, (a, b), sign)
     return dataclasses.replace(evidence, predicted=predicted)
 
