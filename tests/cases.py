@@ -1,14 +1,28 @@
 """Problems whose training is known in closed form, shared by all tests so that each is compiled once."""
 
+from contextlib import contextmanager
+
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from hypothesis import settings
+from jaxtyping import config
 
 import gradbias as gb
 
 KEY = jr.key(0)
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+@contextmanager
+def without_type_checks():
+    """As for users who install no type checker: what is refused is refused by the package, in its own words."""
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", before)
 
 
 def theta_of(problem, theta):
