@@ -175,7 +175,8 @@ def compute_environment() -> dict[str, str]:
     """
     wanted = {
         "JAX_ENABLE_X64": "1",
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+        # A pool of one thread (intra_op_parallelism_threads=1) hangs for ever in batched linear algebra, as in jnp.linalg.inv.
+        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
