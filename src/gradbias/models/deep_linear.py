@@ -5,7 +5,7 @@ from functools import reduce
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Layers = tuple[Float[Array, "out in"], ...]
+Layers = tuple[Float[Array, "_ _"], ...]  # of any widths that follow on each other
 
 
 def deep_linear_product(theta: Layers) -> Float[Array, "k d"]:
