@@ -1,0 +1,73 @@
+"""Models against the formulas in their docstrings, and their symmetries."""
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradbias import models
+
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=5))
+
+
+def layers(*shapes):
+    return tuple(jnp.asarray(RNG.normal(size=shape)) for shape in shapes)
+
+
+def test_the_linear_model_is_the_inner_product():
+    w = jnp.asarray(RNG.normal(size=5))
+    assert models.linear(w, X).shape == (1,)
+    np.testing.assert_allclose(models.linear(w, X), [np.dot(w, X)], rtol=1e-14)
+
+
+def test_the_diagonal_network_is_linear_in_the_difference_of_squares():
+    u, v = layers((5,), (5,))
+    np.testing.assert_allclose(models.diagonal_predictor((u, v)), np.asarray(u) ** 2 - np.asarray(v) ** 2, rtol=1e-15)
+    np.testing.assert_allclose(models.diagonal((u, v), X), [np.dot(u**2 - v**2, X)], rtol=1e-13)
+    np.testing.assert_array_equal(models.diagonal((-u, v), X), models.diagonal((u, -v), X))
+    np.testing.assert_allclose(models.diagonal((v, u), X), -models.diagonal((u, v), X), rtol=1e-14)
+
+
+@pytest.mark.parametrize("widths", [(5, 2), (5, 4, 2), (5, 3, 6, 2)], ids=["one", "two", "three"])
+def test_a_deep_linear_network_is_the_product_with_the_last_layer_leftmost(widths):
+    theta = layers(*[(after, before) for before, after in pairwise(widths)])
+    product = np.eye(5)
+    for layer in theta:
+        product = np.asarray(layer) @ product
+    np.testing.assert_allclose(models.deep_linear_product(theta), product, rtol=1e-12)
+    np.testing.assert_allclose(models.deep_linear(theta, X), product @ np.asarray(X), rtol=1e-12)
+
+
+def test_an_entry_of_a_factorization_is_row_then_column_of_the_product():
+    theta = layers((2, 3), (4, 2))
+    product = np.asarray(theta[1]) @ np.asarray(theta[0])
+    np.testing.assert_allclose(models.factor_product(theta), product, rtol=1e-13)
+    for i in range(4):
+        for j in range(3):
+            np.testing.assert_allclose(models.entry(theta, jnp.array([i, j])), [product[i, j]], rtol=1e-13)
+
+
+def test_the_tanh_network_is_its_formula_and_odd_in_its_output_weights():
+    w, b, a = layers((4, 5), (4,), (4,))
+    expected = np.asarray(a) @ np.tanh(np.asarray(w) @ np.asarray(X) + np.asarray(b))
+    np.testing.assert_allclose(models.tanh_network((w, b, a), X), [expected], rtol=1e-13)
+    np.testing.assert_allclose(models.tanh_network((-w, -b, -a), X), [expected], rtol=1e-13)
+
+
+HOMOGENEOUS = {
+    "linear": (models.linear, layers((5,))[0], 1),
+    "diagonal": (models.diagonal, layers((5,), (5,)), 2),
+    "deep linear": (models.deep_linear, layers((4, 5), (3, 4), (1, 3)), 3),
+}
+
+
+@pytest.mark.parametrize("name", HOMOGENEOUS)
+def test_homogeneous_models_scale_with_their_order_and_obey_eulers_identity(name):
+    model, theta, order = HOMOGENEOUS[name]
+    scaled = jax.tree.map(lambda leaf: 1.7 * leaf, theta)
+    np.testing.assert_allclose(model(scaled, X), 1.7**order * model(theta, X), rtol=1e-12)
+    value, along = jax.jvp(lambda t: model(t, X), (theta,), (theta,))
+    np.testing.assert_allclose(along, order * value, rtol=1e-12)
