@@ -19,6 +19,9 @@ from .metric import Metric, relative_l2
 
 Relation = Literal["equals", "at_most", "at_least", "increases", "decreases"]
 
+# What a claim may return as a number: an array, or a constant that is the same for every seed.
+Number = Array | np.ndarray | np.generic | bool | int | float
+
 # Certificates are relative residuals; an oracle with a larger one has not proved its answer.
 CERTIFICATE_TOLERANCE = 1e-8
 # Rounding is budgeted as c·eps·cond relative to the value; c covers the few operations behind one reported number.
@@ -119,11 +122,11 @@ class Measured(eqx.Module):
     reason than its criterion; `step` is where. `curves` are arrays for the figure and are never judged.
     """
 
-    value: PyTree[Array]
-    distance: PyTree[Array] = 0.0
-    converged: PyTree[Array] = True
-    step: PyTree[Array] = 0
-    curves: dict[str, PyTree[Array]] = field(default_factory=dict)
+    value: PyTree[Number]
+    distance: PyTree[Number] = 0.0
+    converged: PyTree[Number] = True
+    step: PyTree[Number] = 0
+    curves: dict[str, PyTree[Number]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
