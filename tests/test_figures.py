@@ -1,0 +1,100 @@
+"""Figures: what is drawn, and that what cannot be drawn is a gap that is counted."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from gradbias import figures
+from gradbias.claim import Evidence
+from gradbias.metric import difference, direction
+
+T = np.geomspace(1.0, 1e4, 30)
+
+
+def evidence(seeds: int = 3) -> Evidence:
+    rng = np.random.default_rng(0)
+    y = np.exp(0.1 * rng.normal(size=(seeds, 1))) / T
+    return Evidence(
+        measured={"w": np.ones((seeds, 4)), "level": np.full(seeds, 2.0)},
+        predicted={"w": np.full((seeds, 4), 1.1), "level": np.full(seeds, 2.0)},
+        error={"w": np.full(seeds, 0.01), "level": np.zeros(seeds)},
+        converged=np.ones(seeds, dtype=bool),
+        certified=np.ones(seeds, dtype=bool),
+        steps=np.zeros(seeds, dtype=int),
+        curves={"t": np.broadcast_to(T, y.shape), "y": y, "pair": np.stack([y, 2 * y], axis=-1)},
+    )
+
+
+def test_every_seed_is_a_line_and_many_seeds_get_a_median() -> None:
+    assert len(figures.curves("t", "y")(evidence(3)).data) == 3
+    many = figures.curves("t", "y")(evidence(8))
+    assert len(many.data) == 9
+    np.testing.assert_allclose(many.data[-1].y, np.median(evidence(8).curves["y"], axis=0))
+
+
+def test_a_curve_with_several_lines_has_labels_and_a_legend() -> None:
+    figure = figures.curves("t", "pair", labels=("one", "two"))(evidence())
+    assert {trace.name for trace in figure.data} == {"one", "two"}
+    assert figure.layout.showlegend
+    assert {t.name for t in figures.curves(None, ("y", "pair"))(evidence()).data} == {"y", "pair 1", "pair 2"}
+
+
+def test_an_unknown_curve_is_answered_with_those_that_exist() -> None:
+    with pytest.raises(ValueError, match=r"no curve called 'z'; `measured` returned these: pair, t, y"):
+        figures.curves("t", "z")(evidence())
+    with pytest.raises(ValueError, match="no predicted part called 'z'; these exist: w, level"):
+        figures.curves("t", "y", target="z")(evidence())
+    with pytest.raises(ValueError, match=r"2 lines .* and 1 labels"):
+        figures.curves("t", "pair", labels=("one",))(evidence())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_what_a_logarithmic_axis_cannot_show_is_a_gap_that_is_counted(bad: float) -> None:
+    seen = evidence()
+    seen.curves["y"][1, 3:5] = bad
+    figure = figures.curves("t", "y", log_x=True, log_y=True)(seen)
+    assert np.isnan(figure.data[1].y[3:5]).all()
+    assert not figure.data[1].connectgaps
+    assert figure.layout.annotations[0].text.startswith("gaps: 2 points")
+    figure.to_json()
+
+
+def test_a_guide_has_the_slope_it_says() -> None:
+    guide = figures.curves("t", "y", log_x=True, log_y=True, guide=("1/t", -1.0))(evidence(1)).data[-1]
+    assert guide.name == "1/t"
+    np.testing.assert_allclose(np.diff(np.log(guide.y)) / np.diff(np.log(guide.x)), -1.0)
+
+
+def test_a_target_is_a_line_across_the_figure() -> None:
+    figure = figures.curves("t", "y", target="level")(evidence())
+    assert [shape.y0 for shape in figure.layout.shapes] == [2.0]
+
+
+def test_agreement_draws_the_error_budget_in_units_of_the_value() -> None:
+    figure = figures.agreement(metric={"w": difference, "level": difference})(evidence())
+    np.testing.assert_allclose(figure.data[0].error_y.array, 0.01)
+    np.testing.assert_allclose(figure.data[0].x, 1.1)
+    scaled = figures.agreement(metric=direction)(evidence())
+    np.testing.assert_allclose(scaled.data[0].x, 0.5)
+    np.testing.assert_allclose(scaled.data[0].y, 0.5)
+
+
+def test_bars_stand_for_every_component_and_refuse_to_average_over_nan() -> None:
+    seen = evidence()
+    seen.measured["w"][0, 1] = np.nan
+    figure = figures.bars()(seen)
+    assert list(figure.data[0].x) == ["w 1", "w 2", "w 3", "w 4", "level"]
+    assert np.isnan(figure.data[0].y[1])
+    np.testing.assert_allclose(figure.data[1].y, [1.1, 1.1, 1.1, 1.1, 2.0])
+
+
+def test_required_increments_are_compared_with_measured_increments() -> None:
+    seen = dataclasses.replace(evidence(2), predicted={"w": np.zeros(2), "level": np.zeros(2)})
+    assert list(figures.bars()(seen).data[0].x) == ["w 1", "w 2", "w 3", "level"]
+
+
+def test_gaps_and_errors_are_drawn_by_part() -> None:
+    figure = figures.gap_by_part()(evidence())
+    assert [trace.name for trace in figure.data] == ["w: gap", "w: error", "level: gap", "level: error"]
+    np.testing.assert_allclose(figure.data[0].y, 0.1 / 1.1)
