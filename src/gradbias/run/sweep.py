@@ -169,14 +169,14 @@ def _die_with_parent() -> None:
 
 
 def compute_environment() -> dict[str, str]:
-    """Environment of a process that computes: float64, no threads in matrix products, JAX's cache in the user's folder.
+    """Environment of a process that computes: float64, one thread, JAX's cache in the user's folder.
 
     What the user has set already stays as it is.
     """
     wanted = {
         "JAX_ENABLE_X64": "1",
-        # A pool of one thread (intra_op_parallelism_threads=1) hangs for ever in batched linear algebra, as in inv.
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+        # One thread for XLA. Its own flag, --xla_cpu_multi_thread_eigen=false, hangs for ever in batched linear algebra.
+        "NPROC": "1",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
