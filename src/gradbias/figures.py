@@ -73,7 +73,7 @@ def curves(
     y_title: str = "",
     title: str = "",
     log_x: bool = False,
-    log_y: bool = False,
+    log_y: bool = True,
     labels: Sequence[str] = (),
     guide: tuple[str, float] | None = None,
     target: str | None = None,
@@ -100,7 +100,8 @@ def curves(
             if values.shape != across.shape:
                 raise ValueError(f"Curve {label!r} has shape {values.shape} and {x!r} {across.shape}; they must agree.")
             colour = COLOURS[number % len(COLOURS)] if len(lines) > 1 or evidence.seeds >= MANY_SEEDS else None
-            left_out += _draw_runs(figure, axes, (across, values), (label if len(lines) > 1 else "", colour))
+            dash = ("solid", "dash", "dot")[number // len(COLOURS) % 3]  # more lines than colours
+            left_out += _draw_runs(figure, axes, (across, values), (label if len(lines) > 1 else "", colour, dash))
         if guide:
             _draw_guide(figure, axes, (across, some), guide)
         if target:
@@ -145,9 +146,11 @@ def _with_gaps(axes: _Axes, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, n
     return np.where(bad, np.nan, y), bad
 
 
-def _draw_runs(figure: "Figure", axes: _Axes, data: tuple[np.ndarray, np.ndarray], look: tuple[str, str | None]) -> int:
+def _draw_runs(
+    figure: "Figure", axes: _Axes, data: tuple[np.ndarray, np.ndarray], look: tuple[str, str | None, str]
+) -> int:
     """One line per seed (and a median over many); returns how many points had to be left out."""
-    (across, values), (label, colour) = data, look
+    (across, values), (label, colour, dash) = data, look
     many, left_out = len(values) >= MANY_SEEDS, 0
     for seed, (x, y) in enumerate(zip(across, values, strict=True)):
         shown, bad = _with_gaps(axes, x, y)
@@ -161,7 +164,7 @@ def _draw_runs(figure: "Figure", axes: _Axes, data: tuple[np.ndarray, np.ndarray
             legendgroup=label,
             showlegend=(seed == 0) if not many else (seed == 0 and not label),
             opacity=max(0.12, 0.6 / math.sqrt(len(values))) if many else 0.9,
-            line={"width": 1 if many else 2, "color": colour or COLOURS[seed % len(COLOURS)]},
+            line={"width": 1 if many else 2, "color": colour or COLOURS[seed % len(COLOURS)], "dash": dash},
             hovertemplate=f"seed {seed}{', ' + label if label else ''}<br>%{{x:.4g}}, %{{y:.4g}}<extra></extra>",
         )
     if many:
@@ -173,7 +176,7 @@ def _draw_runs(figure: "Figure", axes: _Axes, data: tuple[np.ndarray, np.ndarray
             connectgaps=False,
             name=label or name,
             legendgroup=label,
-            line={"width": 3, "color": colour},
+            line={"width": 3, "color": colour, "dash": dash},
             hovertemplate=f"{name}{', ' + label if label else ''}<br>%{{x:.4g}}, %{{y:.4g}}<extra></extra>",
         )
     return left_out
