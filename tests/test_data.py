@@ -178,6 +178,3 @@ def test_mnist1d_is_generated_without_the_network_and_leaves_the_global_generato
     assert train.x.shape == (4000, 40)
     assert test.x.shape == (1000, 40)
     assert set(train.y) == set(test.y) == set(range(10))
-    data._mnist1d.cache_clear()
-    np.random.set_state(before)  # noqa: NPY002
-    np.testing.assert_array_equal(data.mnist1d()[0].x, train.x)

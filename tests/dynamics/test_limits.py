@@ -54,7 +54,9 @@ def test_the_bound_of_mirror_descent_is_twice_the_way_left_to_first_order():
     target = x @ (start * np.exp(1e-3 * x.T @ np.array([1.0, -2.0, 0.5])))  # an interpolant the dual reaches
     problem = gb.Problem(gb.models.linear, gb.losses.square, x, target, start)
     limit = start * np.exp(1e-3 * x.T @ np.array([1.0, -2.0, 0.5]))
-    assert float(mirror(problem, jnp.asarray(start))) == pytest.approx(2 * np.linalg.norm(limit - start), rel=1e-2)
+    assert float(jax.jit(lambda w: mirror(problem, w))(start)) == pytest.approx(
+        2 * np.linalg.norm(limit - start), rel=1e-2
+    )
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +177,6 @@ def test_the_error_estimate_is_seen_in_the_quantity_that_is_tracked():
     problem = axes()
     flow = gb.GradientFlow("log_risk", "tsit5", rtol=1e-5)
     whole = gb.evolve(problem, flow, until=gb.Until(5.0), key=KEY)
-    none = gb.evolve(problem, flow, until=gb.Until(5.0, quantity=lambda _, w: 0.0 * w), key=KEY)
     double = gb.evolve(problem, flow, until=gb.Until(5.0, quantity=lambda _, w: 2.0 * w), key=KEY)
-    assert float(none.integration_error) == 0.0
     assert float(double.integration_error) == pytest.approx(2 * float(whole.integration_error), rel=1e-12)
     assert float(whole.error) == float(whole.integration_error) > 0

@@ -124,8 +124,9 @@ def test_a_stiff_stage_takes_its_slope_from_the_solved_equation():
 def test_a_stage_that_newton_cannot_solve_is_reported():
     # y' = y³ from 1 has left every finite value by t = 1/2.
     t, y = tableau("kvaerno3"), jnp.array([1.0])
-    step = implicit_step(lambda z: z**3, y, jnp.asarray(5.0), t, slope=y**3, scale=jnp.full(1, 1e-8))
-    assert not bool(step.solved)
+    step = jax.jit(lambda h: implicit_step(lambda z: z**3, y, h, t, slope=y**3, scale=jnp.full(1, 1e-8)))
+    assert not bool(step(5.0).solved)
+    assert bool(step(1e-3).solved)
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones():

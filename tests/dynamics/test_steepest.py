@@ -1,7 +1,5 @@
 """Steepest descent moves along the unit ball's best direction, and Adam along its published recursion."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,7 +13,7 @@ PRIMAL = {"l1": 1, "l2": 2, "linf": np.inf}
 def first_move(norm, rate=0.3):
     problem = least_squares()
     done = gb.evolve(problem, gb.SteepestDescent(rate, norm), until=gb.Until(1.0), key=KEY)
-    gradient = np.asarray(jax.grad(problem.risk)(jnp.asarray(problem.theta0)))
+    gradient = problem.x.T @ (problem.x @ problem.theta0 - problem.y) / len(problem.y)
     return (np.asarray(done.theta) - problem.theta0) / rate, gradient
 
 
