@@ -151,6 +151,13 @@ def test_record_points_that_are_no_increasing_sequence_are_refused(at):
         run(gb.Until(9.0), record=gb.Record(theta_of, at))
 
 
+def test_horizons_and_record_points_may_be_traced():
+    def recorded(horizon):
+        return run(gb.Until(horizon), record=gb.Record(theta_of, [1.0, horizon])).recorded[:, 0]
+
+    np.testing.assert_array_equal(jax.vmap(recorded)(jnp.array([3.0, 5.0])), [[0.5, 2.0**-3], [0.5, 2.0**-5]])
+
+
 def test_runs_in_one_vmap_equal_the_runs_alone():
     rates = np.array([0.1, 0.5, 3.0])
     until, record = gb.Until(40.0, size_of, below=1e-6), gb.Record(theta_of, [3.0, 30.0])

@@ -206,14 +206,15 @@ def evolve(
 
 
 def _require_increasing(at: Any) -> None:
-    bad = np.ndim(at) != 1 or np.shape(at)[0] == 0
-    if not (bad or isinstance(at, jax.core.Tracer)):
-        points = np.asarray(at, dtype=float)
+    traced = any(isinstance(point, jax.core.Tracer) for point in jax.tree.leaves(at))
+    points = jnp.asarray(at, dtype=float) if traced else np.asarray(at, dtype=float)
+    bad = points.ndim != 1 or points.shape[0] == 0
+    if not (bad or traced):
         bad = not bool(np.all(np.diff(points) >= 0) and np.all(np.isfinite(points)))
     if bad:
         raise ValueError(
             f"Record points must be a non-empty, increasing sequence of finite clock values; got {at} of shape "
-            f"{np.shape(at)}."
+            f"{points.shape}."
         )
 
 
