@@ -31,7 +31,7 @@ def test_the_diagonal_network_is_linear_in_the_difference_of_squares():
     np.testing.assert_allclose(models.diagonal((v, u), X), -models.diagonal((u, v), X), rtol=1e-14)
 
 
-@pytest.mark.parametrize("widths", [(5, 2), (5, 4, 2), (5, 3, 6, 2)], ids=["one", "two", "three"])
+@pytest.mark.parametrize("widths", [(5, 2), (5, 5, 5), (5, 3, 6, 2)], ids=["one", "square", "three"])
 def test_a_deep_linear_network_is_the_product_with_the_last_layer_leftmost(widths):
     theta = layers(*[(after, before) for before, after in pairwise(widths)])
     product = np.eye(5)
