@@ -71,7 +71,7 @@ def test_every_file_of_the_atlas_can_be_read_as_text() -> None:
 def test_the_bibliography_can_be_read_and_every_claim_cites_it() -> None:
     known = bibliography.references()
     assert all(reference.authors and reference.fields["title"] for reference in known.values())
-    cited = {entry.fields["source"][0] for entry in catalogue.entries().values()}
+    cited = {entry.fields["source"][0] for entry in catalogue.entries().values() if not entry.problem}
     assert cited <= set(known)
 
 

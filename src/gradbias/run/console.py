@@ -83,8 +83,9 @@ def summarize(done: Sequence["Finished"], seconds: float) -> None:
     """The table of verdicts and one line that adds them up."""
     records = [finished.record for finished in done if finished.record]
     control = any(record.control for record in records)
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for title in ("claim", "outcome", "expected" if control else "standing"):
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    made.add_column("claim", overflow="fold")  # on a narrow terminal the name gives way, never a number
+    for title in ("outcome", "expected" if control else "standing"):
         made.add_column(title, no_wrap=True)
     for title in ("gap", "error", "tolerance", "seconds", "compiling"):
         made.add_column(title, justify="right", no_wrap=True)

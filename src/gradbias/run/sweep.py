@@ -175,7 +175,7 @@ def compute_environment() -> dict[str, str]:
     """
     wanted = {
         "JAX_ENABLE_X64": "1",
-        # One thread for XLA. Its own flag, --xla_cpu_multi_thread_eigen=false, hangs for ever in batched linear algebra.
+        # One thread for XLA. Its own flag for that (--xla_cpu_multi_thread_eigen) hangs in batched linear algebra.
         "NPROC": "1",
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
