@@ -64,7 +64,7 @@ def predicted(data: Dataset, *, small: float, middle: float, large: float) -> gb
 WEIGHTS, NORM = gb.metric.relative_l2, gb.metric.relative_difference
 
 CLAIM = gb.Claim(
-    statement=r"Gradient flow on $\frac{1}{2n}\|X(u^2 - v^2) - y\|^2$ from $u = v = \alpha 1$, where it reaches zero loss, "
+    statement=r"Gradient flow on $\frac{1}{2n}\|X(u^2 - v^2) - y\|^2$ from $u = v = \alpha 1$, if its loss goes to 0, "
     r"converges to $w_\alpha = \arg\min_{Xw = y} \sum_j \alpha^2 q(w_j / \alpha^2)$, $q(z) = 2 - \sqrt{4 + z^2} + z "
     r"\operatorname{arsinh}(z/2)$. Hence $\|w_\alpha\|_1$ tends to the least $\ell_1$ norm of an interpolant as "
     r"$\alpha \to 0$, and $\|w_\alpha\|_2$ to the least $\ell_2$ norm as $\alpha \to \infty$.",
@@ -80,7 +80,7 @@ CLAIM = gb.Claim(
     settings={
         "smoke": dict(source="sparse", n=12, d=24, small=1e-8, middle=0.1, large=1.0, seeds=3),
         "standard": dict(source="diabetes", n=12, d=40, small=1e-8, middle=0.1, large=1.0, seeds=5),
-        "deep": dict(source="sparse", n=20, d=60, sparsity=3, small=1e-10, middle=0.1, large=1.0, seeds=10),
+        "deep": dict(source="sparse", n=20, d=40, sparsity=3, small=1e-10, middle=0.1, large=1.0, seeds=5),
     },
     control=dict(start_scale=2.0),
     control_reason="Started at 2α instead of α: another α is another potential, so the limit moves.",
