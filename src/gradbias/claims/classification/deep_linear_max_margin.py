@@ -65,7 +65,7 @@ CLAIM = gb.Claim(
     settings={
         "smoke": dict(n=20, d=8, width=6, depth=2, seeds=3),
         "standard": dict(n=20, d=8, width=6, depth=3, seeds=10),
-        "deep": dict(n=40, d=20, width=10, depth=4, horizon=6.5, init=0.8, seeds=10),
+        "deep": dict(n=20, d=8, width=5, depth=4, horizon=7.1, init=0.7, seeds=10),
     },
     control=dict(stretch=3.0),
     control_reason="Trained in stretched coordinates: the layers still align, but another margin is maximal.",
@@ -77,5 +77,5 @@ CLAIM = gb.Claim(
         log_x=True,
         guide=("(log t)^-1/2", -0.5),
     ),
-    seconds=dict(smoke=5, standard=15, deep=200),
+    seconds=dict(smoke=5, standard=8, deep=15),
 )

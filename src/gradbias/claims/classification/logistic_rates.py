@@ -84,5 +84,5 @@ CLAIM = gb.Claim(
         log_x=True,
         guide=("1 / log t", -1.0),
     ),
-    seconds=dict(smoke=4, standard=6, deep=60),
+    seconds=dict(smoke=4, standard=4, deep=6),
 )
