@@ -92,5 +92,5 @@ CLAIM = gb.Claim(
         log_x=True,
         target="l1",
     ),
-    seconds=dict(smoke=5, standard=10, deep=100),
+    seconds=dict(smoke=6, standard=15, deep=130),
 )
