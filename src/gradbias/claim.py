@@ -231,7 +231,14 @@ class Claim:
         missing = set(known) - set(defaults) - set(given)
         if missing:
             raise UsageError(f"Parameter {sorted(missing)[0]!r} has neither a default nor a value in setting {name!r}.")
-        return {"seeds": 3} | defaults | given
+        # A whole number given for a float is one: as a constant it would be compiled in.
+        as_float = {k: float(v) for k, v in (defaults | given).items() if type(v) is int and known_float(known.get(k))}
+        return {"seeds": 3} | defaults | given | as_float
+
+
+def known_float(parameter: inspect.Parameter | None) -> bool:
+    """Whether a parameter is annotated `float`."""
+    return parameter is not None and parameter.annotation in (float, "float")
 
 
 def describe_parameters(parameters: Mapping[str, inspect.Parameter], setting: Mapping[str, Any]) -> str:
@@ -253,7 +260,7 @@ def _for_part(attribute: Any, part: str) -> Any:
 
 
 def violation(claim: Claim, part: str, measured: Any, predicted: Any) -> np.ndarray:
-    """The gap on the side that the relation forbids, one number per component; NaN where it cannot be computed."""
+    """The gap, one number per component, NaN where it cannot be computed; negative: room left by a one-sided relation."""
     relation, metric = _for_part(claim.relation, part), _for_part(claim.metric, part)
     measured, predicted = np.asarray(measured, dtype=float), np.asarray(predicted, dtype=float)
     with np.errstate(all="ignore"):
@@ -269,10 +276,11 @@ def _signed(relation: Relation, metric: Metric, measured: np.ndarray, predicted:
 
 
 def _wrong_side(relation: Relation, signed: np.ndarray) -> np.ndarray:
+    """Positive where the relation is violated."""
     signed = np.where(np.isfinite(signed), signed, np.nan)  # a run that diverged to -inf has not met an upper bound
     if relation == "equals":
         return np.abs(signed)
-    return np.maximum(signed, 0.0) if relation == "at_most" else np.maximum(-signed, 0.0)
+    return signed if relation == "at_most" else -signed
 
 
 def error_budget(claim: Claim, part: str, measured: Any, prediction: Prediction, distance: float) -> np.ndarray:

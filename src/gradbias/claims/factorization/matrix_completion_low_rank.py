@@ -42,15 +42,12 @@ def entry(theta: Stack, x: Int[Array, " 2"]) -> Float[Array, " 1"]:
 
 
 def effective_rank(problem: gb.Problem, theta: Stack) -> Float[Array, ""]:
-    s = jnp.linalg.svd(product(theta), compute_uv=False)
-    return jnp.exp(-jnp.sum(s / jnp.sum(s) * jnp.log(s / jnp.sum(s))))
+    return gb.measures.effective_rank(product(theta))
 
 
 def measured(data: Dataset, key: PRNGKeyArray, *, scale: float) -> gb.Measured:
-    bound, at = gb.dynamics.to_interpolation(effective_rank), jnp.geomspace(1.0, 1e9, 40)
+    bound, record = gb.dynamics.to_interpolation(effective_rank), gb.Record(effective_rank, jnp.geomspace(1.0, 1e9, 40))
     until = gb.Until(1e9, bound, 0.02, effective_rank, max_steps=100_000, check_every=20)
-
-    record = gb.Record(effective_rank, at)
 
     def run(depth: Int[Array, ""]) -> gb.dynamics.Trajectory:
         used = jnp.where(jnp.arange(len(data.start)) < depth, 1.0, 0.0)
@@ -89,8 +86,8 @@ CLAIM = gb.Claim(
     metric=gb.metric.difference,
     relation={"deepest": "at_most", "with_depth": "decreases"},
     quantifier="mean",
-    tolerance=0.5,
-    tolerance_reason="Half a rank, four standard errors of the mean over instances included, is no other rank.",
+    tolerance=0.1,
+    tolerance_reason="A tenth of a rank: between instances the effective rank varies by several tenths.",
     settings={
         "smoke": dict(size=8, rank=1, observed=32, deepest=3, scale=1e-3, seeds=16),
         "standard": dict(size=8, rank=1, observed=32, deepest=3, scale=1e-3, seeds=50),
