@@ -49,6 +49,14 @@ def test_the_primal_map_inverts_the_dual_and_the_metric_is_its_inverse_slope(nam
     assert np.all(np.diff(np.asarray(z)[np.argsort(w)]) >= 0)
 
 
+def test_the_hypentropy_map_is_a_logarithm_where_beta_underflows():
+    w, tiny = jnp.array([0.7, -3.0, 1e-200]), hypentropy(-1000.0)
+    expected = np.sign(w) * (np.log(np.abs(w)) + 1000.0)  # asinh(w / 2β) = log(w / β) up to β²
+    np.testing.assert_allclose(tiny.dual(w), expected, rtol=1e-14)
+    np.testing.assert_allclose(tiny.primal(tiny.dual(w)), w, rtol=1e-12)
+    np.testing.assert_allclose(tiny.metric(w), np.abs(w), rtol=1e-14)
+
+
 @pytest.mark.parametrize("name", MAPS)
 def test_mirror_descent_takes_the_gradient_step_in_the_dual(name):
     problem, mirror = positive_start(), MAPS[name]
