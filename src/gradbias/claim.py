@@ -179,9 +179,9 @@ class Claim:
     mapping by part. `quantifier` says whether the theorem speaks of `every` run or of their `mean`. `tolerance` is the
     largest gap that a reader would still call agreement, and `tolerance_reason` says why. `settings` has `smoke`,
     `standard` and `deep`, each with `seeds`; `control` is a change to the smoke setting under which the claim must come
-    out refuted, and `control_reason` says what is broken. `assumptions` maps names to predicates of the data (None: true
-    by construction or not checkable); where one is false nothing is judged. `seconds` is the time expected per setting
-    on one core.
+    out refuted, and `control_reason` says what is broken. `assumptions` maps names to predicates of the data (None:
+    true by construction or not checkable); where one is false nothing is judged. `seconds` is the time expected per
+    setting on one core.
     """
 
     statement: str
@@ -260,7 +260,7 @@ def _for_part(attribute: Any, part: str) -> Any:
 
 
 def violation(claim: Claim, part: str, measured: Any, predicted: Any) -> np.ndarray:
-    """The gap, one number per component, NaN where it cannot be computed; negative: room left by a one-sided relation."""
+    """The gap, one number per component, NaN where there is none; negative: room left by a one-sided relation."""
     relation, metric = _for_part(claim.relation, part), _for_part(claim.metric, part)
     measured, predicted = np.asarray(measured, dtype=float), np.asarray(predicted, dtype=float)
     with np.errstate(all="ignore"):

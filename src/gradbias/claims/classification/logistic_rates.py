@@ -64,7 +64,7 @@ CLAIM = gb.Claim(
         "direction_exponent": gb.metric.difference,
     },
     tolerance={"loss_constant": 1e-6, "norm_rate": 1e-2, "residual": 1e-6, "direction_exponent": 1e-2},
-    tolerance_reason="What converges like a power of t is wanted to six digits; what converges like 1/log t to one percent.",
+    tolerance_reason="Limits reached like a power of t are wanted to six digits, those reached like 1/log t to 1 %.",
     assumptions={
         "linearly separable": gb.assumptions.linearly_separable,
         "no support vector with zero multiplier": None,
