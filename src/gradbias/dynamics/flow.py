@@ -174,7 +174,7 @@ class GradientFlow(AbstractDynamics[FlowState]):
     step, whatever the tolerances: some 0.003 early in `"log_risk"`, 0.03 (up to 0.2 with long steps) in `"log_norm"`.
     `tsit5` and `dopri8` are explicit; `kvaerno3` and `kvaerno5` are implicit, for stiff problems of up to a few
     hundred parameters. Where a network leaves a saddle, `kvaerno5` estimates too small an error (up to 30 times at rtol
-    1e-4, twice at 1e-8): take another method there. Tolerances are per step. The last two clocks need a loss with `log`.
+    1e-4, twice at 1e-8): take another method there. Tolerances are per step. The last two clocks need a loss's `log`.
     [@lyu2020gradient] and [@soudry2018implicit] use these clocks in their proofs.
     """
 
