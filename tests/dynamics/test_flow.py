@@ -1,5 +1,6 @@
 """Gradient flow against closed forms: every method, every clock, stiffness of 1e8 and times of exp(1e6)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -44,6 +45,19 @@ def test_flow_on_a_quadratic_is_its_exponential_solution_at_the_recorded_times(m
         assert np.linalg.norm(done.theta - expected[-1]) < float(done.integration_error)
         # An explicit method would need 1e8 steps of the stiff one.
         assert int(done.step) < (3000 if method == "kvaerno3" else 300)
+
+
+@pytest.mark.parametrize(("method", "first_step"), [("tsit5", 3.0), ("kvaerno3", 3.0)])
+def test_a_step_with_too_large_an_error_is_taken_back_and_the_next_one_is_shorter(method, first_step):
+    problem, flow = quadratic((5.0, 1.0, 0.1)), gb.GradientFlow("time", method, first_step=first_step)
+    start = jnp.asarray(problem.theta0)
+    before = flow.init(problem, start)
+    theta, after = jax.jit(lambda state: flow.step(problem, start, state, limit=jnp.asarray(9.0), key=KEY))(before)
+    np.testing.assert_array_equal(theta, start)
+    assert float(flow.clock(after)) == 0.0
+    assert float(flow.log_time(after)) == -np.inf
+    assert 0.1 * first_step < float(after.h) < first_step
+    np.testing.assert_array_equal(flow.local_error(theta, after), 0.0)
 
 
 def test_tighter_tolerances_give_smaller_errors_in_proportion():
