@@ -58,6 +58,13 @@ def separable_gaussians(n: int, d: int, *, margin: float = 0.3, key: PRNGKeyArra
     return Dataset(x, np.sign(x @ u), np.zeros(d))
 
 
+def subsample(made: Dataset, n: int, *, key: PRNGKeyArray) -> Dataset:
+    """`n` of the examples at random, without replacement; raises `ValueError` if there are not that many."""
+    _require(1 <= n <= len(made.x), f"n must be between 1 and the {len(made.x)} examples there are; got {n}.")
+    rows = generator(key).choice(len(made.x), n, replace=False)
+    return made._replace(x=made.x[rows], y=made.y[rows])
+
+
 def sparse_regression(n: int, d: int, sparsity: int, *, key: PRNGKeyArray) -> Dataset:
     r"""Standard normal inputs, targets $x \cdot w^*$ $w^*$ with `sparsity` entries ±1. The start is zero."""
     _require(n >= 1, f"n must be at least 1; got {n}.")

@@ -13,11 +13,11 @@ LOSSES = {
 }
 
 
-def data(key: PRNGKeyArray, *, source: str, n: int = 40, d: int = 20, margin: float = 0.3) -> Dataset:
-    if source == "digits":
-        return gb.data.digits_pair(0, 1)
-    if source == "breast_cancer":
-        return gb.data.breast_cancer_separable(width=d, key=key)
+def data(key: PRNGKeyArray, *, source: str, n: int, d: int = 20, margin: float = 0.3) -> Dataset:
+    if source == "digits":  # zeros and ones
+        return gb.data.subsample(gb.data.digits_pair(0, 1), n, key=key)
+    if source == "breast_cancer":  # with d random features
+        return gb.data.subsample(gb.data.breast_cancer_separable(width=d, key=key), n, key=key)
     return gb.data.separable_gaussians(n, d, margin=margin, key=key)
 
 
@@ -48,9 +48,9 @@ CLAIM = gb.Claim(
     tolerance_reason="The limit is a point: six digits are agreement for any purpose. It takes t = exp(10⁷).",
     assumptions={"linearly separable": gb.assumptions.linearly_separable},
     settings={
-        "smoke": dict(source="gaussian", seeds=3),
-        "standard": dict(source="digits", seeds=1),
-        "deep": dict(source="breast_cancer", d=300, seeds=2),
+        "smoke": dict(source="gaussian", n=40, seeds=3),
+        "standard": dict(source="digits", n=300, seeds=5),
+        "deep": dict(source="breast_cancer", n=500, d=300, seeds=5),
     },
     control=dict(loss="polynomial"),
     control_reason="A loss with the tail z⁻² has a direction too, but not that of the support vector machine.",

@@ -17,9 +17,8 @@ def data(key: PRNGKeyArray, *, source: str, n: int = 15, d: int = 40) -> Dataset
 
 
 def progress(problem: gb.Problem, w: Float[Array, " d"]) -> dict[str, Array]:
-    z = problem.y * (problem.x @ w)
-    margins = jnp.stack([jnp.min(z) / jnp.linalg.norm(w, p) for p in NORMS.values()])
-    return {"margins": margins, "p": jax.nn.softmax(-z)}
+    margins = jnp.stack([gb.measures.normalized_margin(problem, w, q) for q in NORMS])
+    return {"margins": margins, "p": jax.nn.softmax(-problem.y * (problem.x @ w))}
 
 
 def measured(data: Dataset, key: PRNGKeyArray, *, steps: int, judged_in: str = "own") -> gb.Measured:

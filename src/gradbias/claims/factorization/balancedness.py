@@ -27,7 +27,7 @@ def tanh_layers(theta: Layers, x: Float[Array, " d"]) -> Float[Array, " k"]:
 
 
 def imbalance(problem: gb.Problem, theta: Layers) -> Float[Array, " m"]:
-    return jnp.concatenate([(b.T @ b - a @ a.T).ravel() for a, b in pairwise(theta)])
+    return jnp.concatenate([block.ravel() for block in gb.measures.balancedness(theta)])
 
 
 def measured(data: Dataset, key: PRNGKeyArray, *, time: float, rate: float, activation: str = "none") -> gb.Measured:
