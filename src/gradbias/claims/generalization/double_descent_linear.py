@@ -61,7 +61,7 @@ def predicted(data: Dataset, *, formula: str = "exact") -> gb.Prediction:
 
 CLAIM = gb.Claim(
     statement=r"For $n$ examples $y = x \cdot b + \epsilon$, $x \sim N(0, I_d)$, noise of variance $\sigma^2$, the "
-    r"least-norm fit (the end of gradient descent from 0) has mean excess risk $\sigma^2 \frac{\min(n, d)}{|d - n| - 1} + "
+    r"least-norm fit (the end of gradient descent) has mean excess risk $\sigma^2 \frac{\min(n, d)}{|d - n| - 1} + "
     r"\max(0, 1 - \frac nd) \|b\|^2$ for $|d - n| \ge 2$, infinite closer by: a peak at $d = n$, then a descent.",
     source=gb.Source("hastie2022surprises", "isotropic features, in the limit d/n → γ; number not checked"),
     data=data,
