@@ -245,8 +245,8 @@ def describe_parameters(parameters: Mapping[str, inspect.Parameter], setting: Ma
     """One line that lists parameters with their types and the values they have in a setting."""
     shown = []
     for name, parameter in parameters.items():
-        kind = getattr(parameter.annotation, "__name__", str(parameter.annotation))
-        shown.append(f"{name}: {kind} = {setting.get(name, parameter.default)!r}")
+        kind = parameter.annotation.__name__ if parameter.annotation in (int, float, str) else parameter.annotation
+        shown.append(f"{name}: {str(kind).replace('typing.', '')} = {setting.get(name, parameter.default)!r}")
     return f"Parameters are seeds: int = {setting.get('seeds', 3)}, " + ", ".join(shown) + "."
 
 

@@ -1,6 +1,7 @@
 """Deep linear networks on separable data align, become rank one, and converge to the ℓ2 max-margin direction."""
 
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -14,7 +15,7 @@ def data(
     key: PRNGKeyArray, *, n: int, d: int, width: int, depth: int, margin: float = 0.3, init: float = 0.4
 ) -> Dataset:
     made = gb.data.separable_gaussians(n, d, margin=margin, key=key)
-    rng, widths = gb.data.generator(key), [d, *[width] * (depth - 1), 1]
+    rng, widths = gb.data.generator(jr.fold_in(key, 1)), [d, *[width] * (depth - 1), 1]
     pairs = zip(widths[1:], widths[:-1], strict=True)
     return made._replace(start=tuple(init * rng.normal(size=(m, k)) / k**0.5 for m, k in pairs))
 

@@ -1,10 +1,15 @@
 """Logistic regression on separable data converges in direction to the hard-margin support vector machine."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradbias as gb
 from gradbias.data import Dataset
+
+Sets = Literal["gaussian", "digits", "breast_cancer"]
+Losses = Literal["logistic", "exponential", "polynomial"]
 
 LOSSES = {
     "logistic": gb.losses.logistic,
@@ -13,7 +18,14 @@ LOSSES = {
 }
 
 
-def data(key: PRNGKeyArray, *, source: str, n: int, d: int = 20, margin: float = 0.3) -> Dataset:
+def data(
+    key: PRNGKeyArray,
+    *,
+    source: Sets,
+    n: int,
+    d: int = 20,
+    margin: float = 0.3,
+) -> Dataset:
     if source == "digits":  # zeros and ones
         return gb.data.subsample(gb.data.digits_pair(0, 1), n, key=key)
     if source == "breast_cancer":  # with d random features
@@ -25,7 +37,13 @@ def progress(problem: gb.Problem, w: Float[Array, " d"]) -> dict[str, Array]:
     return {"angle": gb.dynamics.to_direction()(problem, w), "direction": w / jnp.linalg.norm(w)}
 
 
-def measured(data: Dataset, key: PRNGKeyArray, *, loss: str = "logistic", horizon: float = 1e8) -> gb.Measured:
+def measured(
+    data: Dataset,
+    key: PRNGKeyArray,
+    *,
+    loss: Losses = "logistic",
+    horizon: float = 1e8,
+) -> gb.Measured:
     problem = gb.Problem(gb.models.linear, LOSSES[loss], data.x, data.y, data.start)
     flow = gb.GradientFlow("log_risk", "kvaerno5", rtol=1e-6)
     record = gb.Record(progress, horizon * 10.0 ** (jnp.arange(-32, 1) / 4))

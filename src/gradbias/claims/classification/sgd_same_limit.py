@@ -1,11 +1,15 @@
 """SGD with a fixed learning rate on separable data ends at the same ℓ2 max-margin predictor as full-batch descent."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradbias as gb
 from gradbias.data import Dataset
+
+Losses = Literal["logistic", "tail"]
 
 SPAN = 11  # record points, each at twice the updates of the one before
 
@@ -22,7 +26,7 @@ def unit(w: Float[Array, "... d"]) -> Float[Array, "... d"]:
     return w / jnp.linalg.norm(w, axis=-1, keepdims=True)
 
 
-def measured(data: Dataset, key: PRNGKeyArray, *, updates: int, loss: str = "logistic") -> gb.Measured:
+def measured(data: Dataset, key: PRNGKeyArray, *, updates: int, loss: Losses = "logistic") -> gb.Measured:
     n, losses = len(data.y), {"logistic": gb.losses.logistic, "tail": gb.losses.polynomial_tail(0.5)}
     problem = gb.Problem(gb.models.linear, losses[loss], data.x, data.y, data.start)
     rate = 1.0 / jnp.max(jnp.sum(data.x**2, axis=1))  # an eighth of the stability threshold of any batch

@@ -1,5 +1,7 @@
 """Steepest descent on separable data maximises the margin in its own norm: the step's geometry picks the classifier."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +10,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 import gradbias as gb
 from gradbias.data import Dataset
 
+Norm = Literal["own", "other"]
+
 NORMS, DUALS = {"l1": 1.0, "l2": 2.0, "linf": np.inf}, {"l1": np.inf, "l2": 2.0, "linf": 1.0}
 OTHER, EVERY = {"l1": "l2", "l2": "linf", "linf": "l1"}, 100
 
 
-def data(key: PRNGKeyArray, *, source: str, n: int = 15, d: int = 40) -> Dataset:
+def data(key: PRNGKeyArray, *, source: Literal["gaussian", "digits"], n: int = 15, d: int = 40) -> Dataset:
     return gb.data.digits_pair(0, 1) if source == "digits" else gb.data.separable_gaussians(n, d, key=key)
 
 
@@ -21,7 +25,7 @@ def progress(problem: gb.Problem, w: Float[Array, " d"]) -> dict[str, Array]:
     return {"margins": margins, "p": jax.nn.softmax(-problem.y * (problem.x @ w))}
 
 
-def measured(data: Dataset, key: PRNGKeyArray, *, steps: int, judged_in: str = "own") -> gb.Measured:
+def measured(data: Dataset, key: PRNGKeyArray, *, steps: int, judged_in: Norm = "own") -> gb.Measured:
     problem = gb.Problem(gb.models.linear, gb.losses.exponential, data.x, data.y, data.start)
     a, quarter = data.x * data.y[:, None], EVERY * round(steps / 4 / EVERY)
     at = np.unique(np.append(EVERY * np.ceil(np.geomspace(EVERY, steps, 60) / EVERY), quarter))
@@ -42,7 +46,7 @@ def measured(data: Dataset, key: PRNGKeyArray, *, steps: int, judged_in: str = "
     return gb.Measured(value, distance, [run.converged for run in runs], runs[0].step, curves)
 
 
-def predicted(data: Dataset, *, judged_in: str = "own") -> gb.Prediction:
+def predicted(data: Dataset, *, judged_in: Norm = "own") -> gb.Prediction:
     judges = NORMS if judged_in == "own" else {q: NORMS[OTHER[q]] for q in NORMS}
     found = {q: gb.oracles.max_margin_value(data.x, data.y, norm=judge) for q, judge in judges.items()}
     certificate = {f"{name} ({q})": r for q, p in found.items() for name, r in p.certificate.items()}

@@ -2,6 +2,7 @@
 
 from functools import reduce
 from itertools import pairwise
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,11 @@ import gradbias as gb
 from gradbias.data import Dataset
 from gradbias.models.deep_linear import Layers
 
+Sets = Literal["diabetes", "digits"]
+Activation = Literal["none", "tanh"]
 
-def data(key: PRNGKeyArray, *, source: str, n: int, width: int, depth: int) -> Dataset:
+
+def data(key: PRNGKeyArray, *, source: Sets, n: int, width: int, depth: int) -> Dataset:
     rng = gb.data.generator(key)
     x, y = gb.data.diabetes() if source == "diabetes" else gb.data.digits()
     y = y if source == "diabetes" else np.where(y % 2 == 0, 1.0, -1.0)
@@ -30,7 +34,9 @@ def imbalance(problem: gb.Problem, theta: Layers) -> Float[Array, " m"]:
     return jnp.concatenate([block.ravel() for block in gb.measures.balancedness(theta)])
 
 
-def measured(data: Dataset, key: PRNGKeyArray, *, time: float, rate: float, activation: str = "none") -> gb.Measured:
+def measured(
+    data: Dataset, key: PRNGKeyArray, *, time: float, rate: float, activation: Activation = "none"
+) -> gb.Measured:
     models = {"none": gb.models.deep_linear, "tanh": tanh_layers}
     problem = gb.Problem(models[activation], gb.losses.square, data.x, data.y, data.start)
     at, before = time * jnp.linspace(0.05, 1.0, 20), imbalance(problem, data.start)

@@ -1,6 +1,7 @@
 """The risk of the minimum-norm fit peaks where parameters equal examples and falls again: the exact averages."""
 
 from functools import cache
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def formulas(n: int, formula: str) -> gb.Prediction:
     return gb.Prediction(value, exact.certificate, sum(exact.error.values()))
 
 
-def predicted(data: Dataset, *, formula: str = "exact") -> gb.Prediction:
+def predicted(data: Dataset, *, formula: Literal["exact", "one for both sides"] = "exact") -> gb.Prediction:
     return formulas(data.x.shape[1], formula)
 
 

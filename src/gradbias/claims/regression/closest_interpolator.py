@@ -1,5 +1,7 @@
 """From any start, gradient descent, momentum and SGD on least squares find the interpolant closest to that start."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -7,8 +9,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 import gradbias as gb
 from gradbias.data import Dataset
 
+Sets = Literal["gaussian", "diabetes", "digits"]
+First = Literal["gradient_descent", "adam"]
 
-def data(key: PRNGKeyArray, *, source: str, n: int, d: int) -> Dataset:
+
+def data(key: PRNGKeyArray, *, source: Sets, n: int, d: int) -> Dataset:
     if source == "gaussian":
         made = gb.data.gaussian_regression(n, d, key=key)
     else:
@@ -20,7 +25,7 @@ def position(problem: gb.Problem, w: Float[Array, " d"]) -> Float[Array, " d"]:
     return w
 
 
-def measured(data: Dataset, key: PRNGKeyArray, *, steps: int, first: str = "gradient_descent") -> gb.Measured:
+def measured(data: Dataset, key: PRNGKeyArray, *, steps: int, first: First = "gradient_descent") -> gb.Measured:
     problem = gb.Problem(gb.models.linear, gb.losses.square, data.x, data.y, data.start)
     rate = len(data.y) / jnp.linalg.norm(data.x, 2) ** 2
     rules = {

@@ -1,6 +1,7 @@
 """Gradient flow on a diagonal linear network minimizes a norm between ℓ1, for small starts, and ℓ2, for large ones."""
 
 from dataclasses import replace
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 import gradbias as gb
 from gradbias.data import Dataset
 
+Sets = Literal["sparse", "diabetes", "digits"]
+
 HORIZON = 1e14  # time grows like 1/α² towards small starts
 
 
-def data(key: PRNGKeyArray, *, source: str, n: int, d: int, sparsity: int = 2) -> Dataset:
+def data(key: PRNGKeyArray, *, source: Sets, n: int, d: int, sparsity: int = 2) -> Dataset:
     if source == "sparse":
         return gb.data.sparse_regression(n, d, sparsity, key=key)
     made = gb.data.random_feature_regression(source, n, d, key=key)

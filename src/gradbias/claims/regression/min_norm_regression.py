@@ -1,18 +1,23 @@
 """Gradient descent from zero on underdetermined least squares finds the interpolant of least Euclidean norm."""
 
+from typing import Literal
+
 import jax.numpy as jnp
+import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradbias as gb
 from gradbias.data import Dataset
 
+Sets = Literal["gaussian", "diabetes", "digits"]
 
-def data(key: PRNGKeyArray, *, source: str, n: int, d: int, start: float = 0.0) -> Dataset:
+
+def data(key: PRNGKeyArray, *, source: Sets, n: int, d: int, start: float = 0.0) -> Dataset:
     if source == "gaussian":
         made = gb.data.gaussian_regression(n, d, key=key)
     else:
         made = gb.data.random_feature_regression(source, n, d, key=key)
-    return made._replace(start=start * gb.data.generator(key).normal(size=d))
+    return made._replace(start=start * gb.data.generator(jr.fold_in(key, 2)).normal(size=d))
 
 
 def progress(problem: gb.Problem, w: Float[Array, " d"]) -> dict[str, Array]:

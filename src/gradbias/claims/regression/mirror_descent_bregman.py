@@ -1,11 +1,16 @@
 """Mirror descent on least squares, full-batch or stochastic, finds the Bregman projection of its start."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
 import gradbias as gb
 from gradbias.data import Dataset
+
+Sets = Literal["gaussian", "diabetes", "digits"]
+Mirror = Literal["as predicted", "euclidean"]
 
 # Step sizes relative to the stability limit of gradient descent. Near its limit the method is stable only if the step
 # is below 2 over the top eigenvalue of X ψ''(w)⁻¹ Xᵀ, and for p > 2 ψ''⁻¹ is large where a weight is small.
@@ -17,7 +22,7 @@ POTENTIALS = {
 NAMES = [name + batch for name in POTENTIALS for batch in ("", ", stochastic")]
 
 
-def data(key: PRNGKeyArray, *, source: str, n: int, d: int) -> Dataset:
+def data(key: PRNGKeyArray, *, source: Sets, n: int, d: int) -> Dataset:
     rng = gb.data.generator(jr.fold_in(key, 2))
     start = rng.uniform(0.5, 1.5, size=d)
     if source == "gaussian":
@@ -26,7 +31,7 @@ def data(key: PRNGKeyArray, *, source: str, n: int, d: int) -> Dataset:
     return gb.data.random_feature_regression(source, n, d, key=key)._replace(start=start)
 
 
-def measured(data: Dataset, key: PRNGKeyArray, *, steps: int, mirror: str = "as predicted") -> gb.Measured:
+def measured(data: Dataset, key: PRNGKeyArray, *, steps: int, mirror: Mirror = "as predicted") -> gb.Measured:
     problem = gb.Problem(gb.models.linear, gb.losses.square, data.x, data.y, data.start)
     full, single = len(data.y) / jnp.linalg.norm(data.x, 2) ** 2, 1.0 / jnp.max(jnp.sum(data.x**2, axis=1))
     record = gb.Record(lambda problem, w: w, jnp.geomspace(1, steps, 40).round())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradbias as gb
 from gradbias.data import Dataset
+
+Belief = Literal["momentum", "plain"]
 
 Rule = Callable[[Array], gb.AbstractDynamics]  # from a step size
 FORMS = ("polyak", "nesterov", "ema")
@@ -77,7 +80,7 @@ def measured(data: Dataset, key: PRNGKeyArray, *, momentum: float = 0.9) -> gb.M
     return gb.Measured({"quadratic": jnp.mean(ends, axis=1), "network": growth[1]}, distance, curves=curves)
 
 
-def predicted(data: Dataset, *, momentum: float = 0.9, believed: str = "momentum") -> gb.Prediction:
+def predicted(data: Dataset, *, momentum: float = 0.9, believed: Belief = "momentum") -> gb.Prediction:
     beta = momentum if believed == "momentum" else 0.0
     plain = gb.oracles.gd_stability_threshold()
     heavy = {form: gb.oracles.gd_stability_threshold(momentum=beta, form=form) for form in FORMS}
