@@ -95,6 +95,13 @@ CLAIM = gb.Claim(
     },
     control=dict(scale=1.0),
     control_reason="From a large start the factors hardly move and keep the many singular values they began with.",
-    figure=gb.figures.curves("time", "effective rank", log_x=True, log_y=False, target="deepest"),
+    figure=gb.figures.curves(
+        "time",
+        "effective rank",
+        y_title="effective rank (line k: depth k + 1)",
+        log_x=True,
+        log_y=False,
+        target="deepest",
+    ),
     seconds=dict(smoke=8, standard=20, deep=60),
 )
