@@ -20,7 +20,7 @@ from rich.table import Table
 
 from . import catalogue
 from .errors import ClaimError, StoreError, UsageError
-from .run.console import console, exit_code, progress_bar, say, summarize, table, tell
+from .run.console import exit_code, progress_bar, put, say, summarize, table, tell
 
 if TYPE_CHECKING:
     from .run.job import Job
@@ -115,8 +115,9 @@ def list_claims(as_json: JsonOption = False) -> int:
             row = _listed(entry)
             source = ", ".join(row["source"] or [])
             settings = " ".join(f"{s} ({row['seconds'].get(s, '?')})" for s in row["settings"])
-            rows.add_row(entry.id, escape(row["problem"] or row["statement"]), escape(source), settings)
-        console().print(rows)
+            stands = "" if row["standing"] == "supported" else f" (stands {row['standing']}: {row['reason']})"
+            rows.add_row(entry.id, escape(row["problem"] or row["statement"] + stands), escape(source), settings)
+        put(rows)
     for entry in entries:
         if entry.problem:
             say(f"error: {entry.problem}")
@@ -124,6 +125,7 @@ def list_claims(as_json: JsonOption = False) -> int:
 
 
 def _listed(entry: catalogue.Entry) -> dict[str, Any]:
+    standing, reason = [*(entry.fields.get("standing") or ["supported"]), ""][:2]
     return {
         "claim": entry.id,
         "family": entry.family,
@@ -131,7 +133,8 @@ def _listed(entry: catalogue.Entry) -> dict[str, Any]:
         "source": entry.fields.get("source"),
         "settings": list(entry.settings),
         "seconds": entry.fields.get("seconds", {}),
-        "standing": (entry.fields.get("standing") or ["supported"])[0],
+        "standing": standing,
+        "reason": reason,
         "problem": entry.problem,
     }
 
@@ -183,7 +186,7 @@ def show(
     for name, text in rows.items():
         if text:
             lines.add_row(name, escape(text))
-    console().print(lines)
+    put(lines)
 
 
 def _assignments(values: Any) -> str:
@@ -210,6 +213,9 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Compute again what is in the store.")] = False,
     store: StoreOption = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=1, help="Seconds per claim; default: 600 plus 20 times what it expects.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Run claims and say what came out. Exit code 0: all as they stand; 1: some differ; 3: some could not be judged."""
@@ -223,7 +229,7 @@ def run(
     try:
         with (
             progress_bar(len(jobs)) as progress,
-            contextlib.closing(run_all(jobs, place, fresh=fresh, workers=workers)) as results,
+            contextlib.closing(run_all(jobs, place, fresh=fresh, workers=workers, timeout=timeout)) as results,
         ):
             for finished in results:
                 done.append(finished)
@@ -289,12 +295,12 @@ def check(file: Annotated[str, typer.Argument(help="A claim file, or the id of a
     from .run.job import double_precision
 
     entry = _entry(file)
-    stdout, failed = console(), 0
+    failed = 0
     with double_precision():
         for result in check_claim(entry):
             failed += not result.passed
             mark = "[green]✓[/]" if result.passed else "[red]✗[/]"
-            stdout.print(f"{mark} {escape(result.name)}  [dim]{escape(result.detail)}[/]")
+            put(f"{mark} {escape(result.name)}  [dim]{escape(result.detail)}[/]")
     print(f"{entry.id}: " + ("the contract holds." if not failed else f"{failed} of its checks failed."))
     return 1 if failed else 0
 

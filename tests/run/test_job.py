@@ -164,6 +164,14 @@ def test_a_worker_that_dies_costs_its_job_and_no_other(tmp_path: Path) -> None:
     assert [f.reused for f in again] == [True]
 
 
+def test_a_claim_that_hangs_is_ended_and_the_others_go_on(tmp_path: Path) -> None:
+    hangs = _claim(tmp_path, "hangs", "import time; time.sleep(600)")
+    jobs = [Job(hangs), Job(KNOWN_FALSE)]
+    done = {f.job.claim: f for f in run_all(jobs, Store(tmp_path / "store"), workers=1, timeout=12.0)}
+    assert "had not finished in its time" in str(done["hangs"].error)
+    assert isinstance(done["known-false"].record, Record)
+
+
 def test_what_a_claim_prints_stays_out_of_the_output(tmp_path: Path) -> None:
     loud = _claim(tmp_path, "loud", "print('nonsense'); import os; os.write(1, b'nonsense')")
     code = f"""if True:

@@ -32,6 +32,17 @@ def console() -> Console:
     return Console(highlight=False) if sys.stdout.isatty() else Console(width=1000, highlight=False)
 
 
+def put(shown: str | Table) -> None:
+    """Print on stdout, without the blanks that pad a table's cells where it is no terminal."""
+    out = console()
+    if out.is_terminal:
+        out.print(shown)
+        return
+    with out.capture() as captured:
+        out.print(shown)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
+
+
 def table(*titles: str) -> Table:
     """An empty table in the house style; no column but the first keeps its text on one line."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -68,9 +79,7 @@ def tell(finished: "Finished", *, as_json: bool, debug: bool) -> None:
         took = "from the store" if finished.reused else f"{record.seconds:.1f} s"
         numbers = f"gap {record.gap:.2g} ± {record.error:.1g}, tolerance {record.tolerance:.2g}"
         style = STYLES[record.outcome]
-        console().print(
-            f"[{style}]{record.outcome:<12}[/] [bold]{record.claim}[/]  {numbers}  ({took})  {escape(_remark(record))}"
-        )
+        put(f"[{style}]{record.outcome:<12}[/] [bold]{record.claim}[/]  {numbers}  ({took})  {escape(_remark(record))}")
 
 
 def _remark(record: "Record") -> str:
@@ -96,8 +105,11 @@ def summarize(done: Sequence["Finished"], seconds: float) -> None:
         made.add_row(r.claim, f"[{STYLES[r.outcome]}]{r.outcome}[/]{mark}", r.expected, *numbers, share)
     if records:
         print()
-        console().print(made)
+        put(made)
         print()
+    for r in records:
+        if r.standing_reason and not r.control:
+            print(f"{r.claim} stands {r.standing}: {r.standing_reason}")
     counts = {name: sum(r.outcome == name for r in records) for name in STYLES}
     counts["failed"] = sum(finished.error is not None for finished in done)
     counts["other than expected"] = sum(not r.as_expected for r in records)

@@ -40,9 +40,16 @@ class Finished:
 
 
 def run_all(
-    jobs: Sequence[Job], store: Store, *, fresh: bool = False, workers: int | None = None
+    jobs: Sequence[Job],
+    store: Store,
+    *,
+    fresh: bool = False,
+    workers: int | None = None,
+    timeout: float | None = None,
 ) -> Generator[Finished, None, None]:
     """Run jobs, longest expected first, and yield each as it completes; those in the store come at once.
+
+    A job is ended after `timeout` seconds, by default ten minutes plus twenty times what its claim expects.
 
     Closing the iterator (or Ctrl-C) ends the workers within a second; records that are complete are in the store.
     Like everything that spawns processes, a script that calls this needs an `if __name__ == "__main__":`.
@@ -58,7 +65,7 @@ def run_all(
         store.require_writable()
         waiting.sort(key=lambda job: -job.expected_seconds)
         count = min(workers or cores(), len(waiting))
-        yield from _Pool(store, fresh, waiting).run(count)
+        yield from _Pool(store, fresh, waiting, timeout).run(count)
 
 
 @dataclass
@@ -66,6 +73,7 @@ class _Worker:
     process: multiprocessing.process.BaseProcess
     pipe: Connection
     job: Job | None = None
+    deadline: float = 0.0
 
 
 @dataclass
@@ -75,6 +83,7 @@ class _Pool:
     store: Store
     fresh: bool
     waiting: list[Job]
+    timeout: float | None = None
     workers: list[_Worker] = field(default_factory=list)
 
     def run(self, count: int) -> Iterator[Finished]:
@@ -83,8 +92,13 @@ class _Pool:
             for _ in range(count):
                 self._start()
             while busy := {worker.pipe: worker for worker in self.workers if worker.job is not None}:
-                for pipe in wait(list(busy)):
+                first = min(worker.deadline for worker in busy.values())
+                ready = wait(list(busy), timeout=max(0.0, first - time.monotonic()))
+                for pipe in ready:
                     yield self._receive(busy[pipe])  # type: ignore[index]
+                for worker in () if ready else list(busy.values()):
+                    if worker.deadline <= time.monotonic():
+                        yield self._overdue(worker)
         finally:
             self._end()
 
@@ -100,7 +114,9 @@ class _Pool:
         self._hand_out(worker)
 
     def _hand_out(self, worker: _Worker) -> None:
-        worker.job = self.waiting.pop(0) if self.waiting else None
+        worker.job = job = self.waiting.pop(0) if self.waiting else None
+        if job is not None:
+            worker.deadline = time.monotonic() + (self.timeout or 600.0 + 20.0 * job.expected_seconds)
         with contextlib.suppress(BrokenPipeError):  # it has died: `_receive` sees the end of the pipe
             worker.pipe.send(worker.job)
 
@@ -123,6 +139,14 @@ class _Pool:
         code = worker.process.exitcode
         why = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
         return ClaimError(f"{job.path}: the process that ran {job} died ({why}); it may have run out of memory.")
+
+    def _overdue(self, worker: _Worker) -> Finished:
+        """End a worker whose time has run out: a claim that hangs costs its own verdict, not everybody's."""
+        job = worker.job
+        assert job is not None
+        worker.process.kill()
+        self._buried(worker, job)
+        return Finished(job, error=ClaimError(f"{job.path}: {job} was ended: it had not finished in its time."))
 
     def _end(self) -> None:
         for worker in self.workers:
