@@ -120,3 +120,22 @@ def test_a_batch_is_the_problem_on_those_examples():
     w = jnp.asarray(problem.theta0)
     residuals = np.asarray(problem.outputs(w))[[2, 0, 2], 0] - np.asarray(problem.y)[[2, 0, 2]]
     assert float(part.risk(w)) == pytest.approx(np.mean(residuals**2) / 2, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "message"),
+    [
+        (logistic, [1.0, 0.0, 0.0], r"labels -1 and \+1; 2 of 3 are others, the first y\[1\] = 0"),
+        (gb.losses.polynomial_tail(2.0), [1.0, 2.0, -1.0], r"first y\[1\] = 2"),
+        (cross_entropy, [0, 1, 2], "needs labels 0 to 0; 2 of 3"),
+        (cross_entropy, [0.0, 1.0, 0.0], "needs integer labels; got float64"),
+    ],
+)
+def test_labels_that_the_loss_cannot_take_are_refused_with_the_first_of_them(loss, y, message):
+    with pytest.raises(ValueError, match=message):
+        gb.Problem(linear, loss, np.ones((3, 2)), np.array(y), jnp.zeros(2))
+
+
+def test_a_margin_loss_refuses_a_model_of_several_outputs():
+    with without_type_checks(), pytest.raises(ValueError, match="of one output; the model has 2"):
+        gb.Problem(gb.models.deep_linear, logistic, np.ones((3, 2)), np.ones(3), (jnp.ones((2, 2)),))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
 def square(f: Float[Array, " k"], y: Float[Array, "*k"]) -> Float[Array, ""]:
@@ -36,6 +37,18 @@ class MarginLoss:
     def log(self, f: Float[Array, " 1"], y: Shaped[Array, ""]) -> Float[Array, ""]:
         """Its logarithm, exact at any margin."""
         return self.log_of_margin(f[0] * y)
+
+    def require_targets(self, y: Shaped[np.ndarray, "n ..."], outputs: int) -> None:
+        """Raise `ValueError` unless the model has one output and every label is -1 or +1."""
+        if outputs != 1:
+            raise ValueError(f"The {self.name} loss is of one output; the model has {outputs}. See cross_entropy.")
+        _refuse(np.abs(y) != 1, y, f"The {self.name} loss needs labels -1 and +1")
+
+
+def _refuse(bad: Bool[np.ndarray, "n ..."], y: Shaped[np.ndarray, "n ..."], needed: str) -> None:
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(f"{needed}; {int(bad.sum())} of {y.size} are others, the first y{list(where)} = {y[where]}.")
 
 
 def _log_logistic(z: Float[Array, ""]) -> Float[Array, ""]:
@@ -86,6 +99,12 @@ class CrossEntropy:
     def log(self, f: Float[Array, " k"], y: Int[Array, ""]) -> Float[Array, ""]:
         """Its logarithm, exact at any margin."""
         return _log_logistic(-self._log_odds_against(f, y))
+
+    def require_targets(self, y: Shaped[np.ndarray, "n ..."], outputs: int) -> None:
+        """Raise `ValueError` unless every label is an integer from 0 to the number of outputs less one."""
+        if not np.issubdtype(y.dtype, np.integer):
+            raise ValueError(f"Cross-entropy needs integer labels; got {y.dtype}. Use y.astype(int) on class numbers.")
+        _refuse((y < 0) | (y >= outputs), y, f"Cross-entropy with {outputs} outputs needs labels 0 to {outputs - 1}")
 
     @staticmethod
     def _log_odds_against(f: Float[Array, " k"], y: Int[Array, ""]) -> Float[Array, ""]:

@@ -19,8 +19,9 @@ class Problem(eqx.Module, Generic[Theta]):
     functions (or other hashable callables): a lambda made anew for every call compiles anew for every call.
     `theta0` is any pytree of floating arrays.
 
-    Raises `ValueError` if `x` and `y` differ in length, are empty, hold NaN or infinity, or if `predict` and `loss` do
-    not return the shapes named above; the message names the array and the first offending index.
+    Raises `ValueError` if `x` and `y` differ in length, are empty, hold NaN or infinity, if the loss cannot take the
+    labels, or if `predict` and `loss` do not return the shapes named above; the message names the array and the first
+    offending index.
     """
 
     predict: Callable[..., Float[Array, " k"]] = eqx.field(static=True)
@@ -49,6 +50,9 @@ class Problem(eqx.Module, Generic[Theta]):
                 f"predict(theta, x_i) must return a vector of outputs, shape (k,); got {f} for x_i of shape "
                 f"{first[0].shape}. A scalar output f is returned as f[None]."
             )
+        require_targets = getattr(self.loss, "require_targets", None)
+        if require_targets is not None and not isinstance(self.y, jax.core.Tracer):
+            require_targets(np.asarray(self.y), f.shape[0])
         value = jax.eval_shape(self.loss, f, first[1])
         if getattr(value, "shape", None) != ():
             raise ValueError(

@@ -101,7 +101,7 @@ def dual_gap(
     return bound
 
 
-def remaining(values: Float[Array, "t *shape"]) -> Float[Array, ""]:
+def remaining(values: Float[Array, " t *shape"]) -> Float[Array, ""]:
     r"""Distance of a recorded sequence's last value to its limit: $2|d_2|\,r/(1-r)$, $r = |d_2|/|d_1|$.
 
     $d_1, d_2$ are the last two increments (Euclidean norms). Record at points where convergence is geometric: evenly
