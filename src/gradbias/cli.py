@@ -228,13 +228,13 @@ def run(
     start = time.perf_counter()
     try:
         with (
-            progress_bar(len(jobs)) as progress,
+            progress_bar(len(jobs)) as advance,
             contextlib.closing(run_all(jobs, place, fresh=fresh, workers=workers, timeout=timeout)) as results,
         ):
             for finished in results:
                 done.append(finished)
                 tell(finished, as_json=as_json, debug=_debugging.get())
-                progress.advance(progress.task_ids[0])
+                advance()
     except KeyboardInterrupt:
         kept = sum(finished.record is not None for finished in done)
         say(f"Interrupted: {kept} of {len(jobs)} records are in {place.folder}; the same command goes on from there.")

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -13,8 +13,6 @@ from rich.table import Table
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from .record import Record
     from .sweep import Finished
 
@@ -52,18 +50,18 @@ def table(*titles: str) -> Table:
 
 
 @contextlib.contextmanager
-def progress_bar(total: int) -> Iterator["Progress"]:
-    """A bar on stderr if that is a terminal; nothing at all otherwise."""
+def progress_bar(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr if that is a terminal, nothing at all otherwise; what it yields is called after every job."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     stderr = Console(stderr=True)
-    both = stderr.is_terminal and sys.stdout.isatty()
+    if not stderr.is_terminal:
+        yield lambda: None
+        return
     columns = (TextColumn("running"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=stderr, transient=True, disable=not stderr.is_terminal, redirect_stdout=both
-    ) as progress:
-        progress.add_task("running", total=total)
-        yield progress
+    with Progress(*columns, console=stderr, transient=True, redirect_stdout=sys.stdout.isatty()) as progress:
+        task = progress.add_task("running", total=total)
+        yield lambda: progress.advance(task)
 
 
 def tell(finished: "Finished", *, as_json: bool, debug: bool) -> None:
