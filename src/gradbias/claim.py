@@ -8,7 +8,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -296,18 +296,37 @@ def error_budget(claim: Claim, part: str, measured: Any, prediction: Prediction,
         return np.asarray(np.max(metric.lipschitz(a, b)) * total)
 
 
-def _judge_every(claim: Claim, evidence: Evidence) -> Iterator[tuple[int, str, float, float, float]]:
-    """Seed, part, gap, error and tolerance of the worst component of every part of every seed."""
+class _Row(NamedTuple):
+    """One comparison: of a part of one seed, or (seed -1) of a component of the mean over seeds."""
+
+    seed: int
+    part: str
+    gap: float
+    error: float
+    tolerance: float
+
+    @property
+    def sound(self) -> bool:
+        return math.isfinite(self.gap + self.error) and self.error >= 0.0
+
+    @property
+    def share(self) -> float:
+        """How much of the tolerance gap and error use; infinite where they are no numbers."""
+        return _share(self.gap + self.error, self.tolerance) if self.sound else math.inf
+
+
+def _judge_every(claim: Claim, evidence: Evidence) -> Iterator[_Row]:
+    """The worst component of every part of every seed."""
     measured, predicted = parts(evidence.measured), parts(evidence.predicted)
     for seed in range(evidence.seeds):
         for part in predicted:
             gaps = violation(claim, part, measured[part][seed], predicted[part][seed])
             gap = float(np.max(gaps)) if gaps.size else math.nan  # np.max keeps NaN
-            yield seed, part, gap, float(evidence.error[part][seed]), float(_for_part(claim.tolerance, part))
+            yield _Row(seed, part, gap, float(evidence.error[part][seed]), float(_for_part(claim.tolerance, part)))
 
 
-def _judge_mean(claim: Claim, evidence: Evidence) -> Iterator[tuple[int, str, float, float, float]]:
-    """Part, gap, error and tolerance of the mean over seeds, component by component; the seed is -1."""
+def _judge_mean(claim: Claim, evidence: Evidence) -> Iterator[_Row]:
+    """The mean over seeds, component by component."""
     measured, predicted = parts(evidence.measured), parts(evidence.predicted)
     for part in predicted:
         relation, metric = _for_part(claim.relation, part), _for_part(claim.metric, part)
@@ -321,7 +340,7 @@ def _judge_mean(claim: Claim, evidence: Evidence) -> Iterator[tuple[int, str, fl
             gaps = _wrong_side(relation, signed.mean(axis=0))
         errors = float(np.mean(evidence.error[part])) + STANDARD_ERRORS * spread / math.sqrt(max(len(each), 1))
         for gap, error in zip(gaps.ravel(), errors.ravel(), strict=True):
-            yield -1, part, float(gap), float(error), float(_for_part(claim.tolerance, part))
+            yield _Row(-1, part, float(gap), float(error), float(_for_part(claim.tolerance, part)))
 
 
 def judge(claim: Claim, evidence: Evidence) -> Verdict:
@@ -336,35 +355,29 @@ def judge(claim: Claim, evidence: Evidence) -> Verdict:
     usable = evidence.converged & evidence.certified
     rows = list(_judge_every(claim, evidence) if claim.quantifier == "every" else _judge_mean(claim, evidence))
 
-    def sound(row: tuple[int, str, float, float, float]) -> bool:
-        return math.isfinite(row[2] + row[3]) and row[3] >= 0.0
+    def trusted(row: _Row) -> bool:
+        return row.sound and bool(usable.all() if row.seed < 0 else usable[row.seed])
 
-    def excess(row: tuple[int, str, float, float, float]) -> float:
-        return _share(row[2] + row[3], row[4]) if sound(row) else math.inf
-
-    def trusted(row: tuple[int, str, float, float, float]) -> bool:
-        return sound(row) and bool(usable.all() if row[0] < 0 else usable[row[0]])
-
-    violated = [row for row in rows if trusted(row) and row[2] - row[3] > row[4]]
+    violated = [row for row in rows if trusted(row) and row.gap - row.error > row.tolerance]
     if violated:
-        worst = max(violated, key=lambda row: _share(row[2] - row[3], row[4]))
-        return _verdict(Outcome.refuted, worst, evidence, "")
-    worst = max(rows, key=excess)
+        worst = max(violated, key=lambda row: _share(row.gap - row.error, row.tolerance))
+        return _verdict(Outcome.refuted, worst, "")
+    worst = max(rows, key=lambda row: row.share)
     if not evidence.certified.all():
         seed = int(np.argmin(evidence.certified))
         reason = evidence.refused.get(seed, "the oracle failed its certificate")
-        return _verdict(Outcome.invalid, worst, evidence, f"Seed {seed}: {reason}.")
+        return _verdict(Outcome.invalid, worst, f"Seed {seed}: {reason}.")
     if not evidence.converged.all():
         seed = int(np.argmin(evidence.converged))
         return _verdict(
-            Outcome.inconclusive, worst, evidence, f"Seed {seed} had not converged at step {int(evidence.steps[seed])}."
+            Outcome.inconclusive, worst, f"Seed {seed} had not converged at step {int(evidence.steps[seed])}."
         )
-    if not all(sound(row) for row in rows):
+    if not all(row.sound for row in rows):
         why = "A gap or an error is not finite (or a mean has one seed)."
-        return _verdict(Outcome.inconclusive, worst, evidence, why)
-    if excess(worst) <= 1.0:
-        return _verdict(Outcome.supported, worst, evidence, "")
-    return _verdict(Outcome.inconclusive, worst, evidence, "The tolerance lies inside the error budget.")
+        return _verdict(Outcome.inconclusive, worst, why)
+    if worst.share <= 1.0:
+        return _verdict(Outcome.supported, worst, "")
+    return _verdict(Outcome.inconclusive, worst, "The tolerance lies inside the error budget.")
 
 
 def _share(part: float, tolerance: float) -> float:
@@ -372,6 +385,6 @@ def _share(part: float, tolerance: float) -> float:
     return part / tolerance if tolerance > 0.0 else math.inf if part > 0.0 else 0.0
 
 
-def _verdict(outcome: Outcome, row: tuple[int, str, float, float, float], evidence: Evidence, reason: str) -> Verdict:
-    seed, part, gap, error, tolerance = row
-    return Verdict(outcome, gap, error, tolerance, part, None if seed < 0 else seed, reason)
+def _verdict(outcome: Outcome, row: _Row, reason: str) -> Verdict:
+    seed = None if row.seed < 0 else row.seed
+    return Verdict(outcome, row.gap, row.error, row.tolerance, row.part, seed, reason)
