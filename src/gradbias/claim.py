@@ -283,7 +283,7 @@ def _wrong_side(relation: Relation, signed: np.ndarray) -> np.ndarray:
     return signed if relation == "at_most" else -signed
 
 
-def error_budget(claim: Claim, part: str, measured: Any, prediction: Prediction, distance: float) -> np.ndarray:
+def error_budget(claim: Claim, part: str, measured: Any, prediction: Prediction, *, distance: float) -> np.ndarray:
     r"""Truncation + oracle + rounding, in units of the metric: $\mathrm{Lip}\,(d + e + 16\,\epsilon\,\kappa \|b\|)$."""
     metric, relation = _for_part(claim.metric, part), _for_part(claim.relation, part)
     a = np.asarray(measured, dtype=float)

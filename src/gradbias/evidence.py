@@ -187,13 +187,6 @@ def _why_not_certified(prediction: Prediction) -> str:
 
 
 def _budget(claim: Claim, part: str, measured: Measured, prediction: Prediction, seed: int) -> float:
-    value = parts(measured.value)[part][seed]
-    distances = measured.distance
-    distance = distances[part] if isinstance(distances, Mapping) else distances
-    own = float(np.broadcast_to(distance, (len(measured_seeds(measured)),))[seed])
-    return float(error_budget(claim, part, value, prediction, own))
-
-
-def measured_seeds(measured: Measured) -> range:
-    """The seeds of a stacked measurement."""
-    return range(len(next(iter(parts(measured.value).values()))))
+    values, distances = parts(measured.value)[part], measured.distance
+    distance = np.broadcast_to(distances[part] if isinstance(distances, Mapping) else distances, len(values))
+    return float(error_budget(claim, part, values[seed], prediction, distance=float(distance[seed])))
