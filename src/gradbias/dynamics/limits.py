@@ -1,7 +1,8 @@
 r"""Bounds on the distance to a limit, for `Until.distance`: what is left to go, computed from where the run is now.
 
 None of them knows where theory says the run should end: a run that goes elsewhere converges just as well, and is then
-refuted instead of being called not converged. The same arguments give the same object, so nothing compiles twice.
+refuted instead of being called not converged. The exception is `dual_gap`, which shrinks only where the margin in its
+own norm is maximal. Bounds made from the same arguments are equal, so nothing compiles twice.
 """
 
 from collections.abc import Callable
