@@ -11,3 +11,11 @@ class ClaimError(ValueError):
 
 class StoreError(OSError):
     """A store that cannot be read or written; the message names the path and what to do."""
+
+
+class NotApplicable(ValueError):
+    """A measure that has no meaning for this model, loss or data; the message says why and what would have one."""
+
+
+class ProbeError(ValueError):
+    """A model, loss, probe data or checkpoint that cannot be measured; the message names the cause and the remedy."""
