@@ -1,7 +1,7 @@
 """The measures by name: what each is, what it costs, what it is invariant to, what it needs; and how one is taken.
 
 A measure is a function `_name(objective, *, rng, state, ...options) -> Estimate` in a module of this package, declared
-with `@instrument`. There is no list of them: the modules are walked, the options are the function's own keywords.
+with `@instrument`; `state` is a dict that is kept between the readings along one run, and starts empty. There is no list of them: the modules are walked, the options are the function's own keywords.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,16 +20,8 @@ from ..errors import UsageError
 from .estimate import Estimate
 from .objective import AbstractObjective
 
+Take = Callable[..., Estimate]
 Asked = str | Iterable[str | tuple[str, Mapping[str, Any]]] | Mapping[str, Mapping[str, Any]]
-
-
-class Take(Protocol):
-    """The form of a measure."""
-
-    def __call__(
-        self, objective: AbstractObjective, *, rng: np.random.Generator, state: dict[str, Any], **options: Any
-    ) -> Estimate:
-        """Measure. `state` is kept between the readings along one run, and starts empty."""
 
 
 @dataclass(frozen=True)

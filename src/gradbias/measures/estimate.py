@@ -59,7 +59,8 @@ class Work:
     @contextmanager
     def spent(self) -> Iterator[list[Cost]]:
         """A list that holds, after the block, the one cost of what ran in it."""
-        before, start, told = self.total, time.perf_counter(), []
+        told: list[Cost] = []
+        before, start = self.total, time.perf_counter()
         yield told
         told.append(self.total - before + Cost(seconds=time.perf_counter() - start))
 

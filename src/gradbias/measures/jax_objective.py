@@ -79,13 +79,14 @@ def _input_jacobian_squares(problem: Problem, theta: PyTree, signs: Array | None
         pull = jax.vjp(lambda x: problem.predict(theta, x), x)[1]
         return jax.vmap(lambda row: jnp.sum(pull(row)[0] ** 2))(u)
 
-    return jax.vmap(exact)(problem.x) if signs is None else jax.vmap(sampled)(problem.x, signs)
+    inputs = jnp.asarray(problem.x)
+    return jax.vmap(exact)(inputs) if signs is None else jax.vmap(sampled)(inputs, signs)
 
 
 @eqx.filter_jit
 def _input_gradient_norms(problem: Problem, theta: PyTree) -> Array:
     one = jax.grad(lambda x, y: problem.loss(problem.predict(theta, x), y))
-    return jax.vmap(lambda x, y: jnp.sqrt(jnp.sum(one(x, y) ** 2)))(problem.x, problem.y)
+    return jax.vmap(lambda x, y: jnp.sqrt(jnp.sum(one(x, y) ** 2)))(jnp.asarray(problem.x), problem.y)
 
 
 @eqx.filter_jit
@@ -94,7 +95,7 @@ def _jacobian(problem: Problem, theta: PyTree) -> Array:
         jac = jax.jacrev(lambda t: problem.predict(t, x))(theta)
         return jax.vmap(lambda row: ravel_pytree(row)[0])(jac)
 
-    return jax.vmap(one)(problem.x)
+    return jax.vmap(one)(jnp.asarray(problem.x))
 
 
 @eqx.filter_jit
@@ -137,7 +138,7 @@ class JaxObjective(AbstractObjective):
 
     def subset(self, index: np.ndarray) -> "JaxObjective":
         work = self.work.part(len(index) / self.examples)
-        problem = self.problem.batch(np.asarray(index))
+        problem = self.problem.batch(jnp.asarray(index))
         return JaxObjective(problem, self.theta, features=self._features, settings=self.settings, work=work)
 
     def parameters(self) -> np.ndarray:
@@ -193,7 +194,7 @@ class JaxObjective(AbstractObjective):
         size = max(1, CHUNK_BYTES // (self.size * self._flat.dtype.itemsize))
         for start in range(0, self.examples, size):
             index = np.arange(start, min(start + size, self.examples))
-            part = self.problem.batch(index)
+            part = self.problem.batch(jnp.asarray(index))
             if labels is None:
                 yield np.asarray(_each_gradient(part, self.theta))
             else:
@@ -233,7 +234,7 @@ class JaxObjective(AbstractObjective):
                 "that returns the input of each layer by the name of its weight."
             )
         self.work.add(forwards=1)
-        told = _features(self._features, self.problem.x, self.theta)
+        told = _features(self._features, jnp.asarray(self.problem.x), self.theta)
         return {name: np.asarray(a, dtype=np.float64).reshape(self.examples, -1) for name, a in told.items()}
 
     def ntk(self) -> np.ndarray:
@@ -246,4 +247,4 @@ class JaxObjective(AbstractObjective):
         outputs = jax.eval_shape(self.problem.predict, self.theta, self.problem.x[0]).shape[0]
         size = max(1, CHUNK_BYTES // (outputs * self.size * self._flat.dtype.itemsize))
         for start in range(0, self.examples, size):
-            yield self.problem.batch(np.arange(start, min(start + size, self.examples)))
+            yield self.problem.batch(jnp.arange(start, min(start + size, self.examples)))
