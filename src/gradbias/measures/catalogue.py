@@ -1,8 +1,8 @@
 """The measures by name: what each is, what it costs, what it is invariant to, what it needs; and how one is taken.
 
 A measure is a function `_name(objective, *, rng, state, ...options) -> Estimate` in a module of this package, declared
-with `@instrument`; `state` is a dict that is kept between the readings along one run, and starts empty. There is no list
-of measures: the modules are walked, and the options are the function's own keywords.
+with `@instrument`; `state` is a dict that is kept between the readings along one run, and starts empty. There is no
+list of measures: the modules are walked, and the options are the function's own keywords.
 """
 
 import dataclasses
