@@ -1,0 +1,112 @@
+"""Every measure gives the same numbers on a JAX model and on a torch model with the same weights and data."""
+
+from collections import OrderedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import gradbias as gb
+from gradbias.measures.catalogue import catalogue, take_all
+from gradbias.measures.jax_objective import JaxObjective
+from gradbias.measures.objective import OptimizerGeometry
+from gradbias.pytorch.torch_objective import TorchObjective
+
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+N, D, HIDDEN, CLASSES = 40, 5, 12, 3
+
+
+class Case:
+    """A network in torch, the same in JAX, and what a loss needs."""
+
+    def __init__(self, activation, jax_activation, loss, jax_loss, targets, *, bias):
+        outputs = 1 if targets == "real" else CLASSES
+        shapes = [(D, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, outputs)]
+        self.bias, self.jax_activation = bias, jax_activation
+        self.loss, self.jax_loss, self.kind = loss, jax_loss, targets
+        torch.manual_seed(0)
+        first, second, head = (torch.nn.Linear(a, b, bias=bias) for a, b in shapes)
+        self.model = torch.nn.Sequential(first, activation(), second, activation(), head)
+        rng = np.random.default_rng(0)
+        self.x = rng.normal(size=(N, D))
+        self.y = rng.normal(size=(N, 1)) if targets == "real" else rng.integers(0, CLASSES, N)
+
+    def inputs_of_layers(self, theta, x):
+        inputs, h = OrderedDict(), x
+        for number in ("0", "2", "4"):
+            inputs[f"{number}.weight"] = h
+            h = theta[f"{number}.weight"] @ h
+            if self.bias:
+                h = h + theta[f"{number}.bias"]
+            h = h if number == "4" else self.jax_activation(h)
+        return inputs, h
+
+    def features(self, theta, x):
+        return self.inputs_of_layers(theta, x)[0]
+
+    def predict(self, theta, x):
+        return self.inputs_of_layers(theta, x)[1]
+
+    def in_torch(self, dtype, weights=None):
+        kind = getattr(torch, dtype)
+        model = self.model.to(kind)
+        y = torch.tensor(self.y, dtype=kind if self.kind == "real" else torch.int64)
+        objective = TorchObjective(model, self.loss, (torch.tensor(self.x, dtype=kind), y))
+        return objective if weights is None else objective.at(objective.asvector(weights))
+
+    def in_jax(self, dtype, weights=None):
+        theta = OrderedDict((n, jnp.asarray(p.detach().numpy(), dtype=dtype)) for n, p in self.model.named_parameters())
+        x = np.asarray(self.x, dtype=dtype)
+        y = np.asarray(self.y, dtype=dtype) if self.kind == "real" else self.y
+        objective = JaxObjective(gb.Problem(self.predict, self.jax_loss, x, y, theta), theta, features=self.features)
+        return objective if weights is None else objective.at(objective.asvector(weights))
+
+
+def half_square(f, y):
+    return 0.5 * ((f - y) ** 2).sum(dim=1).mean()
+
+
+CASES = {
+    "tanh network with biases, cross-entropy": Case(
+        torch.nn.Tanh, jnp.tanh, torch.nn.functional.cross_entropy, gb.losses.cross_entropy, "classes", bias=True
+    ),
+    "ReLU network without biases, cross-entropy": Case(
+        torch.nn.ReLU, jax.nn.relu, torch.nn.functional.cross_entropy, gb.losses.cross_entropy, "classes", bias=False
+    ),
+    "tanh network, square loss": Case(torch.nn.Tanh, jnp.tanh, half_square, gb.losses.square, "real", bias=True),
+}
+
+
+def ready(objective, moved):
+    """With what the measures may ask for: an optimizer's geometry, a batch size, the weights at initialization."""
+    scale = 0.5 + np.random.default_rng(1).random(objective.size)
+
+    def geometry():
+        return OptimizerGeometry("a test", 2.0, scale=objective.asvector(scale), decay=0.1)
+
+    return objective.with_settings(geometry=geometry, batch_size=8, initial=moved)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("name", catalogue())
+def test_a_measure_is_the_same_number_in_both(name, case, dtype):
+    taken = []
+    for build in (case.in_torch, case.in_jax):
+        initial = build(dtype)
+        start = initial.asnumpy(initial.parameters())
+        weights = start + 0.1 * np.random.default_rng(2).normal(size=initial.size)
+        objective = ready(build(dtype, weights), initial)
+        try:
+            taken.append(take_all([name], objective, seed=3)[name])
+        except gb.errors.NotApplicable as error:
+            taken.append(str(error))
+    here, there = taken
+    assert isinstance(here, str) == isinstance(there, str)
+    if isinstance(here, str):
+        return
+    assert here.converged == there.converged
+    scale = np.maximum(np.abs(there.value), np.max(np.abs(there.value), initial=0.0) * 1e-3)
+    np.testing.assert_array_less(np.abs(here.value - there.value), TOLERANCE[dtype] * scale + 1e-300)
