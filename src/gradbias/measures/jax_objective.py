@@ -141,6 +141,17 @@ class JaxObjective(AbstractObjective):
         problem = self.problem.batch(jnp.asarray(index))
         return JaxObjective(problem, self.theta, features=self._features, settings=self.settings, work=work)
 
+    def with_inputs(self, x: np.ndarray | Callable[[np.ndarray], np.ndarray]) -> "JaxObjective":
+        self._require_real_inputs()
+        given = np.asarray(x(np.asarray(self.problem.x)) if callable(x) else x)
+        if not len(given) or given.shape[1:] != self.problem.x.shape[1:]:
+            raise ProbeError(f"Inputs of shape (m, *{self.problem.x.shape[1:]}) are needed; got {given.shape}.")
+        repeated = jnp.asarray(self.problem.y)[np.arange(len(given)) % self.examples]
+        moved = jnp.asarray(given, dtype=self.problem.x.dtype)
+        problem = Problem(self.problem.predict, self.problem.loss, moved, repeated, self.problem.theta0)
+        work = self.work.part(len(given) / self.examples)
+        return JaxObjective(problem, self.theta, features=self._features, settings=self.settings, work=work)
+
     def parameters(self) -> np.ndarray:
         return np.array(self._flat)
 

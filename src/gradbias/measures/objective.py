@@ -111,6 +111,14 @@ class AbstractObjective(abc.ABC):
         """The risk over the examples `index` alone, at the same weights."""
 
     @abc.abstractmethod
+    def with_inputs(self, x: np.ndarray | Callable[[np.ndarray], np.ndarray]) -> "AbstractObjective":
+        r"""The same weights at other inputs: `x` of shape (m, ...), or a function from the present inputs to them.
+
+        The targets are the present ones, repeated in turn: only what does not depend on them has a meaning. Work counts
+        by m / n. Raises `NotApplicable` where the inputs are not one array of real numbers (tokens, several arrays).
+        """
+
+    @abc.abstractmethod
     def parameters(self) -> Vector:
         """The present weights, copied."""
 
@@ -180,6 +188,17 @@ class AbstractObjective(abc.ABC):
     @abc.abstractmethod
     def ntk(self) -> np.ndarray:
         r"""$K_{ia,jb} = \nabla f_a(x_i) \cdot \nabla f_b(x_j)$, shape (n, k, n, k)."""
+
+    def inputs(self) -> np.ndarray:
+        """$x_i$ as float64, shape (n, ...). Raises `NotApplicable` as `with_inputs`."""
+        seen = []
+
+        def keep(x: np.ndarray) -> np.ndarray:
+            seen.append(np.array(x, dtype=np.float64))
+            return x
+
+        self.with_inputs(keep)
+        return seen[0]
 
     def with_settings(self, **changes: Any) -> Self:
         """Change `settings` in place, and return the objective."""
