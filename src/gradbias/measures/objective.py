@@ -11,7 +11,7 @@ single number. Everything else (outputs, features, weight matrices, kernels) com
 import abc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from .estimate import Work
 
 Vector = Any
 Rows = Any  # vectors stacked along a first axis
+Objective = TypeVar("Objective", bound="AbstractObjective")  # `Self` is not understood by the checks at run time
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ class AbstractObjective(abc.ABC):
         self.with_inputs(keep)
         return seen[0]
 
-    def with_settings(self, **changes: Any) -> Self:
+    def with_settings(self: Objective, **changes: Any) -> Objective:
         """Change `settings` in place, and return the objective."""
         for name, value in changes.items():
             setattr(self.settings, name, value)
