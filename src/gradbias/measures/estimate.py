@@ -44,9 +44,9 @@ class Work:
     whole: "Work | None" = None
     share: float = 1.0
 
-    def add(self, *, products: float = 0.0, gradients: float = 0.0, forwards: float = 0.0) -> None:
+    def add(self, *, products: float | int = 0, gradients: float | int = 0, forwards: float | int = 0) -> None:
         """Count work, here and, by its share, for the whole data."""
-        self.total = self.total + Cost(products, gradients, forwards)
+        self.total = self.total + Cost(float(products), float(gradients), float(forwards))
         if self.whole is not None:
             self.whole.add(
                 products=products * self.share, gradients=gradients * self.share, forwards=forwards * self.share
