@@ -1,0 +1,264 @@
+r"""When to measure along a run: each measure when its share of the budget has paid for it.
+
+The allowance is `budget` × the time between calls of `step` that was not spent in here. It is split evenly among the
+measures; what a measure does not need, because it has saved for its next reading, goes to the others. A reading is made
+when the measure's own account and the account of all together cover its expected cost; what it takes beyond that is
+debt. So the time spent stays below the allowance but for the one reading that cost more than expected.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import NotApplicable, UsageError
+from .catalogue import Measure, take
+from .objective import AbstractObjective
+from .readings import Run, Series, flat, summary, trajectory
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+Row = dict[str, float]
+
+FIRST = 2.0  # a first reading also builds graphs, compiles and starts cold: it is planned at twice its usual cost
+
+
+@dataclass
+class Account:
+    """A measure's share of the budget, in seconds, beside its readings."""
+
+    series: Series
+    expected: float
+    """Seconds of the next reading."""
+    credit: float = 0.0
+    earned: float = 0.0
+    recent: list[float] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=dict)
+    warned: bool = False
+    barred: bool = False
+
+    def pay(self, seconds: float, *, succeeded: bool) -> None:
+        """Charge a reading; expect the larger of the last two, and forget the first, a cold one, at the second."""
+        self.credit -= seconds
+        self.series.seconds += seconds
+        if succeeded:
+            self.recent = [*self.recent, seconds][-1 if len(self.series.readings) == 2 else -2 :]
+            self.expected = max(self.recent)
+
+    @property
+    def last(self) -> int:
+        """The step of the last reading, -1 if there is none."""
+        return self.series.readings[-1].step if self.series.readings else -1
+
+
+class Recorder:
+    """Measures along a run, within a budget of its time; knows nothing of what computes.
+
+    `budget` is a share of the step time, `every` restricts readings to every so many steps; `budget=None` with `every`
+    reads everything then, whatever it takes. `gradient_seconds` is what one gradient takes, for the first plan.
+    """
+
+    def __init__(
+        self,
+        measures: Sequence[tuple[Measure, dict[str, Any]]],
+        *,
+        budget: float | None = 0.05,
+        every: int | None = None,
+        seed: int = 0,
+        gradient_seconds: float = 0.0,
+        facts: dict[str, str] | None = None,
+        settings: dict[str, Any] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        _require(len(measures), budget, every)
+        self.budget, self.every, self.seed = budget, every, seed
+        self._clock = clock
+        self._accounts = [
+            Account(Series(measure, options), FIRST * float(measure.gradients(options)) * gradient_seconds)
+            for measure, options in measures
+        ]
+        self._facts, self._settings = facts or {}, settings or {}
+        self._left: float | None = None
+        self._failure = ""
+        self.steps, self.step_seconds, self.seconds = 0, 0.0, 0.0
+
+    @property
+    def overhead(self) -> float:
+        """Seconds in here over seconds of the steps; NaN before the second step."""
+        return self.seconds / self.step_seconds if self.step_seconds > 0 else math.nan
+
+    def step(
+        self, objective: Callable[[], AbstractObjective], settle: Callable[[], object] | None = None
+    ) -> Row | None:
+        """One step of the training is done: read what is due, as a flat row; `None` if nothing is.
+
+        `settle` waits for what the training has queued, so that it is not counted as ours.
+        """
+        entered = self._clock()
+        self.steps += 1
+        # The time before the first call is that of setting up, no step's: it earns nothing.
+        self._earn(0.0 if self._left is None else entered - self._left)
+        due = self._due()
+        if due and settle is not None:
+            settle()
+            settled = self._clock()
+            self._earn(settled - entered)
+            entered = settled
+        row = self._read(due, objective, entered) if due else None
+        self._left = self._clock()
+        if not due:
+            self._share(self._left - entered, self._accounts)
+        self.seconds += self._left - entered
+        if row and not math.isnan(self.overhead):
+            row["monitor/overhead"] = self.overhead
+        return row
+
+    def _earn(self, seconds: float) -> None:
+        """Split the allowance evenly; what fills an account goes to the others, the emptiest last."""
+        self.step_seconds += seconds
+        if self.budget is None:
+            return
+        active = [account for account in self._accounts if not account.barred]
+        left = self.budget * seconds
+        for number, account in enumerate(sorted(active, key=lambda a: a.expected - a.credit)):
+            given = min(left / (len(active) - number), max(0.0, account.expected - account.credit))
+            account.credit += given
+            account.earned += given
+            left -= given
+
+    def _due(self) -> list[Account]:
+        """What its own account pays for, the longest unread first."""
+        if self.every is not None and self.steps % self.every:
+            return []
+        ready = [a for a in self._accounts if not a.barred and (self.budget is None or self._paid(a, a.credit))]
+        return sorted(ready, key=lambda account: account.last)
+
+    def _paid(self, account: Account, credit: float) -> bool:
+        # An account is filled to its expected cost by many small sums: compared with room for their rounding.
+        return credit >= account.expected * (1 - 1e-9) and self.step_seconds > 0
+
+    def _read(self, due: list[Account], objective: Callable[[], AbstractObjective], entered: float) -> Row | None:
+        """Read in turn while the account of all covers the next one; work they share is split among them."""
+        built: AbstractObjective | None = None
+        row: Row = {"step": float(self.steps)}
+        costs: list[tuple[Account, float, bool]] = []
+        for account in due:
+            spent = self.seconds + self._clock() - entered
+            if self.budget is not None and not self._paid(account, self.budget * self.step_seconds - spent):
+                continue
+            if built is None and (built := self._built(objective)) is None:
+                break
+            start = self._clock()
+            read = self._take(account, built)
+            row |= read
+            costs.append((account, self._clock() - start, bool(read)))
+        common = self._clock() - entered - sum(cost for _, cost, _ in costs)
+        for account, cost, succeeded in costs:
+            account.pay(cost + common / len(costs), succeeded=succeeded)
+        if not costs:
+            self._share(common, due)
+        return row if len(row) > 1 else None
+
+    def _share(self, seconds: float, accounts: list[Account]) -> None:
+        for account in accounts:
+            account.credit -= seconds / len(accounts)
+
+    def _built(self, objective: Callable[[], AbstractObjective]) -> AbstractObjective | None:
+        try:
+            return objective()
+        except Exception as error:
+            if not self._failure:
+                self._failure = _told(error)
+                _warn(f"The monitor cannot read at step {self.steps}: {self._failure} The training goes on.")
+            return None
+
+    def _take(self, account: Account, objective: AbstractObjective) -> Row:
+        series = account.series
+        rng = np.random.default_rng([self.seed, self.steps, *series.name.encode()])
+        try:
+            estimate = take(series.measure, objective, series.options, rng=rng, state=account.state)
+        except Exception as error:
+            account.barred = isinstance(error, NotApplicable)
+            series.failure = f"step {self.steps}: {_told(error)}"
+            if not account.warned:
+                account.warned = True
+                _warn(f"The measure {series.name} failed at step {self.steps}, the training goes on. {_told(error)}")
+            return {}
+        series.failure = ""
+        series.add(self.steps, estimate)
+        return flat(series.name, estimate)
+
+    @property
+    def run(self) -> Run:
+        """The readings so far, for rules and pages."""
+        for account in self._accounts:
+            account.series.hint = self._hint(account)
+        return Run([account.series for account in self._accounts], self._told_facts(), self._settings)
+
+    def _hint(self, account: Account) -> str:
+        if account.series.readings or account.series.failure or self.budget is None:
+            return ""
+        return (
+            f"never read: needs {account.expected:.2g} s, the budget has given {max(0.0, account.earned):.2g} s; raise "
+            "budget= or use fewer probe data"
+        )
+
+    def _told_facts(self) -> dict[str, str]:
+        budget = "none" if self.budget is None else f"{self.budget:.3g} of the step time"
+        every = "" if self.every is None else f", every {self.every} steps"
+        told = {"steps": str(self.steps), "step time": f"{self.step_seconds:.3g} s", "budget": budget + every}
+        if not math.isnan(self.overhead):
+            told["overhead"] = f"{self.overhead:.2%} of the step time ({self.seconds:.3g} s)"
+        if self._failure:
+            told["could not read"] = self._failure
+        return {**self._facts, **told, "seed": str(self.seed)}
+
+    def summary(self) -> str:
+        """The last reading of every measure, what it took, and what the monitor took of the step time."""
+        return summary(self.run, self._told_facts())
+
+    def trajectory(self) -> "Dataset":
+        """Every reading over the dimension `step`; see `gradbias.measures.readings.trajectory`."""
+        overhead = None if math.isnan(self.overhead) else self.overhead
+        facts = {"seed": self.seed, "budget": self.budget, "every": self.every, "overhead": overhead}
+        return trajectory(self.run, facts)
+
+    def report(self, path: Path | str) -> Path:
+        """Write one self-contained page: curves with bounds, what they mean and do not, a verdict per question."""
+        from .page import write
+
+        return write(self.run, path)
+
+
+def seconds_of_gradient(objective: AbstractObjective, clock: Callable[[], float] = time.perf_counter) -> float:
+    """What a gradient takes once warm: the second of two."""
+    objective.gradient()
+    start = clock()
+    objective.gradient()
+    return clock() - start
+
+
+def _require(count: int, budget: float | None, every: int | None) -> None:
+    if not count:
+        raise UsageError("There is nothing to measure: name at least one measure.")
+    if budget is None and every is None:
+        raise UsageError("Without a budget, say how often to measure: every=100, or budget=0.05.")
+    if budget is not None and not 0 < budget < math.inf:
+        raise UsageError(f"budget is a share of the step time, for example 0.05; got {budget}.")
+    if every is not None and every < 1:
+        raise UsageError(f"every counts steps, from 1; got {every}.")
+
+
+def _told(error: Exception) -> str:
+    known = isinstance(error, ValueError) and type(error).__module__.startswith("gradbias.")
+    return str(error) if known else f"{type(error).__name__}: {error}"
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=6)  # the line of the training loop that called `step`
