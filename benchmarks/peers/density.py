@@ -1,4 +1,4 @@
-"""Spectral density by stochastic Lanczos quadrature, 100 steps, a network of 22,210 parameters, n = 1000, one thread."""
+"""Spectral density by stochastic Lanczos quadrature, 100 steps, 22,210 parameters, n = 1000, one thread."""
 
 import time
 

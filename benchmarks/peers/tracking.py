@@ -1,4 +1,4 @@
-"""Sharpness every ten steps of full-batch gradient descent, before and past 2/η: products per reading, and the error."""
+"""Sharpness every ten steps of full-batch gradient descent, before and past 2/η: products per reading, error."""
 
 import numpy as np
 import peers

@@ -1,5 +1,7 @@
 """The models and data that all comparisons share: trained a little, so that the curvature is that of a real run."""
 
+import itertools
+
 import numpy as np
 import torch
 from scipy.ndimage import shift, zoom
@@ -22,7 +24,7 @@ def mlp(n: int = 2000, widths: tuple[int, ...] = (784, 128, 10)):
     """784-128-10, 101,770 parameters."""
     torch.manual_seed(0)
     x, y = images(n, int(widths[0] ** 0.5))
-    layers = [layer for a, b in zip(widths[:-1], widths[1:], strict=True) for layer in (nn.Linear(a, b), nn.ReLU())]
+    layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*layers[:-1]), x.flatten(1), y
 
 
