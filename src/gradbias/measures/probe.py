@@ -13,7 +13,7 @@ from .catalogue import Asked, asked_for, take_all
 from .estimate import Estimate
 from .jax_objective import JaxObjective
 from .objective import OptimizerGeometry, Settings
-from .recorder import Recorder, Row, seconds_of_gradient
+from .recorder import Recorder, Row, timed
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -100,21 +100,20 @@ class Probe:
             budget=budget,
             every=every,
             seed=seed,
-            gradient_seconds=seconds_of_gradient(objective),
             facts={
                 "model": f"{getattr(problem.predict, '__name__', 'predict')}, {objective.size} parameters",
                 "probe data": f"{objective.examples} examples",
             },
             settings={"batch_size": batch_size},
+            **timed(lambda: self._at(start)),
         )
+
+    def _at(self, theta: PyTree) -> JaxObjective:
+        return JaxObjective(self._problem, theta, features=self._features, settings=self._settings, work=self._work)
 
     def step(self, theta: PyTree) -> Row | None:
         """A step of the training has ended at `theta`; what is due is read."""
-
-        def objective() -> JaxObjective:
-            return JaxObjective(self._problem, theta, features=self._features, settings=self._settings, work=self._work)
-
-        return self._recorder.step(objective, settle=lambda: jax.block_until_ready(theta))
+        return self._recorder.step(lambda: self._at(theta), settle=lambda: jax.block_until_ready(theta))
 
     @property
     def overhead(self) -> float:

@@ -61,7 +61,8 @@ class Recorder:
     """Measures along a run, within a budget of its time; knows nothing of what computes.
 
     `budget` is a share of the step time, `every` restricts readings to every so many steps; `budget=None` with `every`
-    reads everything then, whatever it takes. `gradient_seconds` is what one gradient takes, for the first plan.
+    reads everything then, whatever it takes. `gradient_seconds` and `build_seconds` are what a gradient and making an
+    objective take, for the first plan.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Recorder:
         every: int | None = None,
         seed: int = 0,
         gradient_seconds: float = 0.0,
+        build_seconds: float = 0.0,
         facts: dict[str, str] | None = None,
         settings: dict[str, Any] | None = None,
         clock: Callable[[], float] = time.perf_counter,
@@ -80,13 +82,25 @@ class Recorder:
         self.budget, self.every, self.seed = budget, every, seed
         self._clock = clock
         self._accounts = [
-            Account(Series(measure, options), FIRST * float(measure.gradients(options)) * gradient_seconds)
+            Account(Series(measure, options), FIRST * (measure.gradients(options) * gradient_seconds + build_seconds))
             for measure, options in measures
         ]
         self._facts, self._settings = facts or {}, settings or {}
         self._left: float | None = None
         self._failure = ""
-        self.steps, self.step_seconds, self.seconds = 0, 0.0, 0.0
+        self.steps = 0
+        # Time of steps and of ours that is in the accounts; and what came since, while nothing could be due.
+        self._timed, self._seconds, self._pending, self._idled, self._quiet = 0.0, 0.0, 0.0, 0.0, 0.0
+
+    @property
+    def step_seconds(self) -> float:
+        """Time between the calls of `step`."""
+        return self._timed + self._pending
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in `step`."""
+        return self._seconds + self._idled
 
     @property
     def overhead(self) -> float:
@@ -103,25 +117,41 @@ class Recorder:
         entered = self._clock()
         self.steps += 1
         # The time before the first call is that of setting up, no step's: it earns nothing.
-        self._earn(0.0 if self._left is None else entered - self._left)
+        self._pending += 0.0 if self._left is None else entered - self._left
+        if self._pending < self._quiet or (self.every is not None and self.steps % self.every):
+            self._left = self._clock()
+            self._idled += self._left - entered
+            return None
+        return self._awake(objective, settle, entered)
+
+    def _awake(
+        self, objective: Callable[[], AbstractObjective], settle: Callable[[], object] | None, entered: float
+    ) -> Row | None:
+        """Bring the accounts up to date and read what they pay for."""
+        self._share(self._idled, self._accounts)
+        self._seconds, self._idled = self.seconds, 0.0
+        self._earn()
         due = self._due()
         if due and settle is not None:
             settle()
             settled = self._clock()
-            self._earn(settled - entered)
+            self._pending += settled - entered
             entered = settled
+            self._earn()
         row = self._read(due, objective, entered) if due else None
         self._left = self._clock()
         if not due:
             self._share(self._left - entered, self._accounts)
-        self.seconds += self._left - entered
+        self._seconds += self._left - entered
+        self._quiet = self._wait()
         if row and not math.isnan(self.overhead):
             row["monitor/overhead"] = self.overhead
         return row
 
-    def _earn(self, seconds: float) -> None:
+    def _earn(self) -> None:
         """Split the allowance evenly; what fills an account goes to the others, the emptiest last."""
-        self.step_seconds += seconds
+        seconds, self._pending = self._pending, 0.0
+        self._timed += seconds
         if self.budget is None:
             return
         active = [account for account in self._accounts if not account.barred]
@@ -132,16 +162,24 @@ class Recorder:
             account.earned += given
             left -= given
 
+    def _wait(self) -> float:
+        """Seconds of step time before anything can be paid for: until then a step costs two looks at the clock."""
+        if self.budget is None:
+            return 0.0
+        active = [account for account in self._accounts if not account.barred]
+        common = self.budget * self._timed - self.seconds
+        hungry = sum(account.credit < account.expected for account in active)
+        waits = [max(hungry * (a.expected - a.credit), a.expected - common) / self.budget for a in active]
+        return min(waits, default=math.inf) * (1 - 1e-9)
+
     def _due(self) -> list[Account]:
         """What its own account pays for, the longest unread first."""
-        if self.every is not None and self.steps % self.every:
-            return []
         ready = [a for a in self._accounts if not a.barred and (self.budget is None or self._paid(a, a.credit))]
         return sorted(ready, key=lambda account: account.last)
 
     def _paid(self, account: Account, credit: float) -> bool:
         # An account is filled to its expected cost by many small sums: compared with room for their rounding.
-        return credit >= account.expected * (1 - 1e-9) and self.step_seconds > 0
+        return credit >= account.expected * (1 - 1e-9) and self._timed > 0
 
     def _read(self, due: list[Account], objective: Callable[[], AbstractObjective], entered: float) -> Row | None:
         """Read in turn while the account of all covers the next one; work they share is split among them."""
@@ -150,7 +188,7 @@ class Recorder:
         costs: list[tuple[Account, float, bool]] = []
         for account in due:
             spent = self.seconds + self._clock() - entered
-            if self.budget is not None and not self._paid(account, self.budget * self.step_seconds - spent):
+            if self.budget is not None and not self._paid(account, self.budget * self._timed - spent):
                 continue
             if built is None and (built := self._built(objective)) is None:
                 break
@@ -197,6 +235,8 @@ class Recorder:
     @property
     def run(self) -> Run:
         """The readings so far, for rules and pages."""
+        self._earn()
+        self._quiet = self._wait()
         for account in self._accounts:
             account.series.hint = self._hint(account)
         return Run([account.series for account in self._accounts], self._told_facts(), self._settings)
@@ -236,12 +276,14 @@ class Recorder:
         return write(self.run, path)
 
 
-def seconds_of_gradient(objective: AbstractObjective, clock: Callable[[], float] = time.perf_counter) -> float:
-    """What a gradient takes once warm: the second of two."""
+def timed(build: Callable[[], AbstractObjective]) -> dict[str, float]:
+    """What a plan rests on: seconds of a gradient and of making an objective, both once warm."""
+    build().gradient()
+    start = time.perf_counter()
+    objective = build()
+    built = time.perf_counter()
     objective.gradient()
-    start = clock()
-    objective.gradient()
-    return clock() - start
+    return {"build_seconds": built - start, "gradient_seconds": time.perf_counter() - built}
 
 
 def _require(count: int, budget: float | None, every: int | None) -> None:
