@@ -98,7 +98,7 @@ class DenseNetwork:
         if not self.activation.homogeneous:
             raise NotApplicable(
                 f"The layers have biases and the activation is {self.activation.name}: the theorem is of layers "
-                "without biases, and a constant unit cannot stand for them here. It would have meaning for ReLU or bias=False."
+                "without biases, and a constant unit cannot stand for them here. ReLU or bias=False would do."
             )
         wide = []
         for number, (w, b) in enumerate(zip(self.weights, self.biases, strict=True), start=1):
@@ -215,7 +215,7 @@ def order_of(objective: AbstractObjective, order: float | None, what: str) -> fl
     if not bound <= TOLERANCE or not found > TOLERANCE:
         raise NotApplicable(
             f"{what} is of networks that are homogeneous in their weights, f(cθ) = c^L f(θ); this one is not: the "
-            f"order that fits best, {found:.4g}, is off by up to {bound:.2g} (biases and normalization layers break it). "
+            f"order that fits best, {found:.4g}, is off by up to {bound:.2g} (biases and normalization break it). "
             "Give order= to take one on trust."
         )
     # An order within the bound of a whole number is that number, as products of layers have it.

@@ -91,7 +91,7 @@ QUANTILES = {"min": 0.0, "q01": 0.01, "q10": 0.1, "median": 0.5, "q90": 0.9, "ma
     needs="a classifier: class numbers, or labels ±1 or 0/1 with one output",
 )
 def _margin_quantiles(objective: AbstractObjective, *, rng: np.random.Generator, state: dict[str, Any]) -> Estimate:
-    r"""Quantiles of the margins $q_i = f_{y_i} - \max_{j \ne y_i} f_j$ over the probe data: minimum, 1 %, 10 %, … maximum.
+    r"""Quantiles of the margins $q_i = f_{y_i} - \max_{j \ne y_i} f_j$ over the probe data, from the least.
 
     A quantile between two examples is interpolated linearly. The bound is that of rounding in the outputs; that the
     probe data are a sample is not counted. `details` as for `margin`. [@bartlett2017spectrally, section 1, on margin

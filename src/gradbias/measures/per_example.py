@@ -1,0 +1,124 @@
+r"""Sums over per-example gradients, streamed in chunks, and the statistics made of them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from .objective import AbstractObjective
+
+ROWS = 64  # of float64 copies of per-example gradients held at once
+
+
+def each_gradient(objective: AbstractObjective) -> Iterator[np.ndarray]:
+    for chunk in objective.per_example_gradients():
+        for start in range(0, len(chunk), ROWS):
+            yield objective.asnumpy(chunk[start : start + ROWS])
+
+
+def centred_gram(objective: AbstractObjective) -> tuple[np.ndarray, float]:
+    """$(g_i - \\bar g) \\cdot (g_j - \\bar g)$ for all pairs, two chunks at a time, and the mean of $\\|g_i\\|^2$."""
+    n = objective.examples
+    gram = np.zeros((n, n))
+    start = 0
+    while start < n:
+        rest = objective.subset(np.arange(start, n)).per_example_gradients()
+        first, at = next(rest), start
+        held, chunk = len(first), first
+        while True:
+            block = _products(objective, first, chunk)
+            gram[start : start + held, at : at + len(chunk)] = block
+            gram[at : at + len(chunk), start : start + held] = block.T
+            at += len(chunk)
+            if at >= n:
+                break
+            chunk = next(rest)
+        start += held
+    size = float(np.trace(gram)) / n
+    gram -= gram.mean(axis=0)
+    gram -= gram.mean(axis=1)[:, None]
+    return (gram + gram.T) / 2, size
+
+
+def _products(objective: AbstractObjective, a: Any, b: Any, columns: int = 1 << 15) -> np.ndarray:
+    total = np.zeros((len(a), len(b)))
+    for start in range(0, objective.size, columns):
+        part = slice(start, start + columns)
+        total += objective.asnumpy(a[:, part]) @ objective.asnumpy(b[:, part]).T
+    return total
+
+
+def simple_noise_scale(
+    squares: Float[np.ndarray, " n"], inner: Float[np.ndarray, " n"]
+) -> tuple[tuple[float, float, float], Float[np.ndarray, "n 2"]]:
+    r"""Unbiased $\operatorname{tr}\Sigma$ and $\|g\|^2$ of a population, their ratio, and the two without each example.
+
+    From $\|g_i\|^2$ and $g_i \cdot \bar g$: $\operatorname{tr}\Sigma = \frac{n}{n-1} (\overline{\|g_i\|^2} -
+    \|\bar g\|^2)$ and $\|g\|^2 = \|\bar g\|^2 - \operatorname{tr}\Sigma / n$.
+
+    >>> g = np.array([[1.0, 1.0], [3.0, 1.0]])
+    >>> simple_noise_scale((g**2).sum(axis=1), g @ g.mean(axis=0))[0][:2]
+    (2.0, 4.0)
+    """
+    n, mean, square = len(squares), float(np.mean(squares)), float(np.mean(inner))
+    trace = n / (n - 1) * (mean - square)
+    signal = square - trace / n
+    left = np.full((n, 2), np.nan)
+    if n > 2:
+        means = (n * mean - squares) / (n - 1)
+        norms = (n**2 * square - 2 * n * inner + squares) / (n - 1) ** 2
+        left[:, 0] = (n - 1) / (n - 2) * (means - norms)
+        left[:, 1] = norms - left[:, 0] / (n - 1)
+    return (trace, signal, trace / signal if signal else np.inf), left
+
+
+def jackknife(values: np.ndarray) -> float:
+    n = len(values)
+    return float(np.sqrt((n - 1) / n * np.sum((values - values.mean()) ** 2)))
+
+
+def entropy_rank(values: Float[np.ndarray, " m"], distance: float) -> tuple[float, float]:
+    r"""$e^{H(p)}$ of eigenvalues as shares p of their sum, and how far it can be off for p off by `distance` in all.
+
+    Negative values, which are rounding, are not counted: the caller's `distance` covers them.
+
+    >>> entropy_rank(np.array([2.0, 2.0]), 0.0)
+    (2.0, 0.0)
+    """
+    p = values[values > 0] / values[values > 0].sum()
+    entropy = -float(np.sum(p * np.log(p)))
+    t = min(1.0, distance)
+    mixing = 0.0 if t in (0.0, 1.0) else -t * np.log(t) - (1 - t) * np.log1p(-t)
+    change = t * np.log(max(len(values) - 1, 1)) + mixing
+    return float(np.exp(entropy)), float(np.exp(entropy) * np.expm1(change))
+
+
+def hill(sample: Float[np.ndarray, " n"], k: int) -> float:
+    r"""Tail index from the k largest of a positive sample: $(k - 1) / \sum_{i \le k} \log (x_{(i)} / x_{(k+1)})$.
+
+    With k − 1 for k it is without bias for a Pareto sample. [@hill1975simple, number not checked]
+
+    >>> round(hill(np.exp([0.0, 1.0, 2.0, 3.0]), 3), 12)
+    0.333333333333
+    """
+    top = np.sort(sample)[::-1][: k + 1]
+    return float((k - 1) / np.sum(np.log(top[:k] / top[k])))
+
+
+def mean_of_forms(samples: np.ndarray, exact: bool) -> tuple[float, float]:
+    """Mean, and the half-width at 95 % of a Monte Carlo mean of quadratic forms in random signs.
+
+    Such forms are mixtures of χ² variables, and skew. Student's interval is too short for few of them; where all have
+    one sign, a χ² of as many degrees of freedom as their mean and variance tell gives the longer side.
+    """
+    from scipy import stats
+
+    mean, m = float(np.mean(samples)), len(samples)
+    if exact or m < 2:
+        return mean, 0.0 if exact else np.inf
+    half = float(stats.t.ppf(0.975, m - 1) * np.std(samples, ddof=1) / np.sqrt(m))
+    if half > 0 and (np.all(samples > 0) or np.all(samples < 0)):
+        freedom = m * max(1.0, 2 * mean**2 / np.var(samples, ddof=1))
+        half = max(half, abs(mean) * (freedom / float(stats.chi2.ppf(0.025, freedom)) - 1))
+    return mean, half
