@@ -1,7 +1,6 @@
 """The page of a run, one file that needs no network: curves with bounds, their meaning, a verdict per question."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,23 +175,16 @@ def snapshot(series: Series) -> "Figure | None":
 
 def _lines(readings: list[Reading]) -> dict[str, list[tuple[int, float, float]]]:
     """Step, value and bound of every line."""
-    many = max(len(reading.estimate.names) for reading in readings) > MOST_LINES
     lines: dict[str, list[tuple[int, float, float]]] = {}
     for reading in readings:
-        for name, value, bound in _few(reading) if many else shown(reading.estimate):
+        for name, value, bound in shown(reading.estimate, MOST_LINES):
             lines.setdefault(name, []).append((reading.step, value, bound))
     return lines
 
 
-def _few(reading: Reading) -> Iterator[tuple[str, float, float]]:
-    value, bound = np.atleast_1d(reading.estimate.value), np.atleast_1d(reading.estimate.bound)
-    for name, of in (("smallest", np.min), ("median", np.median), ("largest", np.max)):
-        yield name, float(of(value)), float(np.max(bound))
-
-
 def _axes(x_title: str, values: np.ndarray, *, y_title: str = "") -> _Axes:
     known = values[np.isfinite(values)]
-    wide = bool(known.size) and known.min() > 0 and known.max() / known.min() > LOG_FROM
+    wide = bool(known.size and known.min() > 0 and known.max() > LOG_FROM * known.min())
     return _Axes(x_title, y_title, log_y=wide)
 
 

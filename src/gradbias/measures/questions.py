@@ -96,10 +96,9 @@ def _above(interval: Interval, level: float) -> bool | None:
     return True if low > level else False if high <= level else None
 
 
-def _compare(interval: Interval, other: Interval, factor: float) -> bool | None:
-    """Whether a > factor · b for a in the one interval and b in the other."""
-    ends = [factor * end for end in other]
-    return True if interval[0] > max(ends) else False if interval[1] <= min(ends) else None
+def _less(interval: Interval, other: Interval, factor: float = 1.0) -> bool | None:
+    """Whether a < factor · b, wherever a and b > 0 are in their intervals."""
+    return True if interval[1] < factor * other[0] else False if interval[0] >= factor * other[1] else None
 
 
 def _any(found: Sequence[bool | None]) -> bool | None:
@@ -110,10 +109,12 @@ def _all(found: Sequence[bool | None]) -> bool | None:
     return False if False in found else None if None in found else True
 
 
-def _ends(run: Run, name: str) -> tuple[Reading, Reading] | None:
-    """The first and the last reading, if there are two."""
-    readings = run[name]
-    return (readings[0], readings[-1]) if len(readings) > 1 else None
+def _change(run: Run, name: str, part: str = "") -> tuple[Interval, Interval, str] | None:
+    """Where the first and the last reading lie, and both in words; `None` if there are not two."""
+    if len(run[name]) < 2:
+        return None
+    first, last = run[name][0], run[name][-1]
+    return _within(first, part), _within(last, part), f"{_told(first, part)}, {_told(last, part)}"
 
 
 ONE = Finding(None, "one reading: a change needs two")
@@ -152,3 +153,91 @@ def _noise_dominates(run: Run, name: str) -> Finding:
     if size is None:
         return Finding(None, f"{_told(last)}; the batch size is not known: pass batch_size=")
     return Finding(_above(_within(last), float(size)), f"{_told(last)}, batch size {size}")
+
+
+@question(
+    "Are the tails of the gradient noise heavy (of infinite variance)?",
+    measures=["noise_tail_index"],
+    rule="yes if the last tail index, at its upper end, is below 2; no if at its lower end it is not.",
+)
+def _heavy_tails(run: Run, name: str) -> Finding:
+    last = run[name][-1]
+    return Finding(_not(_above(_within(last), 2.0)), _told(last))
+
+
+@question(
+    "Is every probe example classified as labelled?",
+    measures=["margin"],
+    rule="yes if the last reading of the smallest margin, at its lower end, is above 0; no if at its upper end it is "
+    "not.",
+)
+def _separated(run: Run, name: str) -> Finding:
+    last = run[name][-1]
+    return Finding(_above(_within(last), 0.0), _told(last))
+
+
+@question(
+    "Is the normalized margin growing?",
+    measures=["optimizer_margin", "margin_normalized"],
+    rule="yes if the last reading, at its lower end, is above the first at its upper end; no if at its upper end it is "
+    "not above the first at its lower end. The plain margin is not asked: it grows with the size of the weights alone.",
+)
+def _margin_grows(run: Run, name: str) -> Finding:
+    part = run[name][-1].estimate.names[-1] if run[name][-1].estimate.names else ""
+    change = _change(run, name, part)
+    if change is None:
+        return ONE
+    first, last, told = change
+    # Margins may be negative: their difference is compared with 0.
+    return Finding(_above((last[0] - first[1], last[1] - first[0]), 0.0), told)
+
+
+@question(
+    "Have the classes collapsed?",
+    measures=["neural_collapse"],
+    rule="yes if in the last reading, at their upper ends, the spread within classes (nc1), unequal norms and angles "
+    "(nc2) and the distance of the classifier from the class means (nc3) are all at most 0.1, and nc4 at most 0.01; no "
+    "if any exceeds that at its lower end.",
+)
+def _collapsed(run: Run, name: str) -> Finding:
+    last = run[name][-1]
+    exceeds = [_above(_within(last, part), 0.01 if part == "nc4" else 0.1) for part in last.estimate.names]
+    told = ", ".join(f"{part} {number(value, bound)}" for part, value, bound in last.estimate.items())
+    return Finding(_not(_any(exceeds)), f"{told} at step {last.step}")
+
+
+@question(
+    "Is rank falling?",
+    measures=["effective_rank", "stable_rank", "numerical_rank"],
+    rule="yes if in at least one layer the last rank, at its upper end, is below 0.95 of the first at its lower end; "
+    "no if in no layer it can be.",
+)
+def _rank_falls(run: Run, name: str) -> Finding:
+    found, told = [], []
+    for part in run[name][0].estimate.names or ("",):
+        change = _change(run, name, part)
+        if change is None:
+            return ONE
+        first, last, words = change
+        found.append(_less(last, first, 0.95))
+        told.append((found[-1] is not True, found[-1] is False, words))
+    return Finding(_any(found), min(told)[2])  # the layer that decides, or the first
+
+
+@question(
+    "Is it flatter where it ended than where it has been?",
+    measures=["sharpness", "preconditioned_sharpness"],
+    rule="yes if the last sharpness, at its upper end, is below half of the largest reading at its lower end; no if at "
+    "its lower end it is not below half of the largest at its upper end. Flatness alone says little: rescaling layers "
+    "changes it at will and leaves the function as it is [Dinh et al. 2017].",
+)
+def _flatter(run: Run, name: str) -> Finding:
+    readings = run[name]
+    if len(readings) < 2:
+        return ONE
+    last, known = readings[-1], [r for r in readings if math.isfinite(_within(r)[0])]
+    if not known:
+        return Finding(None, "no reading converged")
+    most = max(known, key=lambda reading: _within(reading)[0])
+    largest = (_within(most)[0], max(_within(reading)[1] for reading in readings))
+    return Finding(_less(_within(last), largest, 0.5), f"{_told(last)}, largest {_told(most)}")

@@ -83,12 +83,12 @@ class Run:
         return list(dict.fromkeys(n for s in self.series for r in s.readings for n in r.estimate.notes))
 
 
-def shown(estimate: Estimate) -> Iterator[tuple[str, float, float]]:
+def shown(estimate: Estimate, most: int = MOST_NAMES) -> Iterator[tuple[str, float, float]]:
     """Name, value and bound of what is shown of an estimate: each part, or smallest, median and largest of many.
 
     Order statistics move by no more than the largest change of an entry: their bound is the largest one.
     """
-    if len(estimate.names) <= MOST_NAMES:
+    if len(estimate.names) <= most:
         yield from estimate.items()
         return
     bound = float(np.max(estimate.bound))
