@@ -12,6 +12,7 @@ ROWS = 64  # of float64 copies of per-example gradients held at once
 
 
 def each_gradient(objective: AbstractObjective) -> Iterator[np.ndarray]:
+    """Gradients of single examples as float64, a few rows at a time."""
     for chunk in objective.per_example_gradients():
         for start in range(0, len(chunk), ROWS):
             yield objective.asnumpy(chunk[start : start + ROWS])
@@ -74,6 +75,7 @@ def simple_noise_scale(
 
 
 def jackknife(values: np.ndarray) -> float:
+    """Standard error from the values without each example."""
     n = len(values)
     return float(np.sqrt((n - 1) / n * np.sum((values - values.mean()) ** 2)))
 
