@@ -67,14 +67,14 @@ class OptimizerGeometry:
     r"""What the user's optimizer makes of curvature: $P^{-1/2} H P^{-1/2}$ against `threshold`.
 
     `scale` is $P^{-1/2}$ as a vector (`None` for the identity); the step is stable on a quadratic while the largest
-    eigenvalue is below `threshold`. `decay` is added to the Hessian's diagonal (coupled weight decay). `norm` names the
-    norm in which the method is steepest descent. `source` cites the threshold.
+    eigenvalue is below `threshold`. `decay`, a number or a vector, is added to the Hessian's diagonal (coupled weight
+    decay). `norm` names the norm in which the method is steepest descent. `source` cites the threshold.
     """
 
     name: str
     threshold: float
     scale: Vector | None = None
-    decay: float = 0.0
+    decay: float | Vector = 0.0
     norm: Literal["l2", "linf"] = "l2"
     source: str = ""
 
