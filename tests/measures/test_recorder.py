@@ -194,14 +194,14 @@ def test_what_was_never_affordable_is_said_with_what_it_needs():
     assert hint in told.trajectory().attrs["not_read"]
 
 
-def failing(error):
+def failing(error, planned=1.0):
     calls = []
 
     def take(rng, state):
         calls.append(1)
         raise error
 
-    return instrument("bad", take), calls
+    return instrument("bad", take, planned=planned), calls
 
 
 def test_a_measure_without_a_meaning_here_is_reported_once_and_never_tried_again():
@@ -253,6 +253,25 @@ def test_random_numbers_depend_on_seed_step_and_measure_alone():
     assert drawn(1, 0, "ab") == drawn(6, 0, "ab")
     assert drawn(1, 0, "ab")[1] == drawn(1, 0, "b")[0]
     assert len({*drawn(1, 0, "ab"), *drawn(1, 1, "ab")}) == 4
+
+
+def test_compiling_leaves_no_reading_no_state_and_no_debt():
+    clock = Clock()
+
+    def take(rng, state):
+        clock.now += 5.0
+        state["count"] = state.get("count", 0) + 1
+        return Estimate(state["count"], 0.0)
+
+    quick, dear = instrument("quick", take, planned=0.1), instrument("dear", take, planned=10.0)
+    bad, calls = failing(NotApplicable("none"), planned=0.1)
+    told = recorder(clock, quick, dear, bad, budget=0.05)
+    told.compile(objective)
+    assert clock.now == 5.0  # one of the two: compiling the other takes less than the reading
+    assert (told.seconds, told.step_seconds, len(calls)) == (0.0, 0.0, 1)
+    assert not any(one.readings or one.failure for one in told.run.series)
+    rows = train(clock, recorder(clock, quick, budget=None, every=1), 1)
+    assert rows[0]["quick"] == 1.0
 
 
 def test_state_is_kept_between_readings():

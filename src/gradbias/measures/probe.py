@@ -107,6 +107,7 @@ class Probe:
             settings={"batch_size": batch_size},
             **timed(lambda: self._at(start)),
         )
+        self._recorder.compile(lambda: self._at(start))
 
     def _at(self, theta: PyTree) -> JaxObjective:
         return JaxObjective(self._problem, theta, features=self._features, settings=self._settings, work=self._work)

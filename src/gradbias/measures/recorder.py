@@ -6,6 +6,7 @@ when the measure's own account and the account of all together cover its expecte
 debt. So the time spent stays below the allowance but for the one reading that cost more than expected.
 """
 
+import contextlib
 import math
 import time
 import warnings
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, float]
 
+COMPILING = 1.0  # seconds: what compiling a measure takes, roughly
 FIRST = 2.0  # a first reading also builds graphs, compiles and starts cold: it is planned at twice its usual cost
 
 
@@ -106,6 +108,16 @@ class Recorder:
     def overhead(self) -> float:
         """Seconds in here over seconds of the steps; NaN before the second step."""
         return self.seconds / self.step_seconds if self.step_seconds > 0 else math.nan
+
+    def compile(self, objective: Callable[[], AbstractObjective]) -> None:
+        """Take once, and forget, each measure whose compilation takes longer than the measure itself."""
+        for account in self._accounts:
+            if account.expected <= COMPILING:
+                # What fails here fails again in the loop, and is reported there.
+                with contextlib.suppress(Exception):
+                    series = account.series
+                    rng = np.random.default_rng(self.seed)
+                    take(series.measure, objective(), series.options, rng=rng, state={})
 
     def step(
         self, objective: Callable[[], AbstractObjective], settle: Callable[[], object] | None = None
@@ -244,10 +256,10 @@ class Recorder:
     def _hint(self, account: Account) -> str:
         if account.series.readings or account.series.failure or self.budget is None:
             return ""
-        return (
-            f"never read: needs {account.expected:.2g} s, the budget has given {max(0.0, account.earned):.2g} s; raise "
-            "budget= or use fewer probe data"
-        )
+        needs = f"never read: needs {account.expected:.2g} s, the budget has given {account.earned:.2g} s"
+        if account.earned >= account.expected:
+            return f"{needs}, and waits until other readings that took more than planned are paid back"
+        return f"{needs}; raise budget= or use fewer probe data"
 
     def _told_facts(self) -> dict[str, str]:
         budget = "none" if self.budget is None else f"{self.budget:.3g} of the step time"
