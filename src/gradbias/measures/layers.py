@@ -115,6 +115,8 @@ def dense_network(objective: AbstractObjective) -> DenseNetwork:
     weights, parameters that are neither a dense weight nor its bias, activations other than those of `ACTIVATIONS`.
     """
     layers = objective.layers()
+    if not layers and len(objective.blocks) == 1:  # a vector of weights: a linear model, if it comes out so
+        layers = [Layer(next(iter(objective.blocks)), "dense", objective.asnumpy(objective.parameters())[None])]
     wrong = sorted({layer.kind for layer in layers if layer.kind != "dense"} | {"tied" for x in layers if x.shared})
     if wrong or not layers:
         raise NotApplicable(

@@ -99,7 +99,7 @@ def _kkt_residual(
     $L \sum_i \lambda_i (q_i(\tilde\theta) - 1) / \|\tilde\theta\|^2$, the share of the multipliers that sits off the
     margin (in all it is 1 at a KKT point), both for the λ that minimizes the sum of their squares: a projection, so
     that both are unique though λ need not be. Both are 0 at a KKT point and only there; their root sum of squares is at
-    most 1. The examples are those with $q_i \le$ `factor` $\cdot\, q_{\min}$, at most the `examples` of smallest margin.
+    most 1. The examples are those with $q_i \le$ `factor` $q_{\min}$, at most the `examples` of smallest margin.
     `one_gradient` is stationarity with the one gradient per example that automatic differentiation takes.
 
     Where a ReLU is at its kink or two classes tie, the Clarke subdifferential has more elements: margin gradients at
