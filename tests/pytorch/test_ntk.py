@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gradbias.pytorch import ntk
+from gradbias.errors import NotApplicable
+from gradbias.pytorch import linear_calls, ntk
 from gradbias.pytorch.ntk import layer_structured_ntk
+from gradbias.pytorch.torch_objective import TorchObjective
 
 
 def plain(parameters, forward):
@@ -134,7 +136,8 @@ def cnn():
 
 def other_convolutions():
     return nn.Sequential(
-        nn.Conv1d(3, 4, 3, padding=2, padding_mode="circular"), nn.Tanh(), nn.BatchNorm1d(4), nn.Unflatten(2, (3, 1, 4)),
+        nn.Conv1d(3, 4, 3, padding=2, padding_mode="circular"), nn.Tanh(), nn.BatchNorm1d(4),
+        nn.Unflatten(2, (3, 1, 4)),
         nn.Conv3d(4, 2, (2, 1, 2)), nn.ConvTranspose3d(2, 2, 1), nn.Flatten(), nn.Linear(12, 3), nn.BatchNorm1d(3),
     )  # fmt: skip
 
@@ -206,3 +209,83 @@ def test_in_single_precision_errs_by_rounding_alone(name, fallbacks):
     truth, kernel = plain(parameters, forward), layer_structured_ntk(parameters, forward)
     np.testing.assert_allclose(kernel, truth, rtol=0, atol=1e-5 * np.abs(truth).max())
     assert len(fallbacks) == expected
+
+
+def objective_of(name, **options):
+    make, shape, _ = CASES[name]
+    torch.manual_seed(1)
+    model = make().double()
+    x = torch.randint(0, 11, (5, 4)) if shape == TOKENS else torch.randn(shape, dtype=torch.float64)
+    return TorchObjective(model, F.cross_entropy, (x, torch.tensor([0, 1, 2, 1, 0])), **options)
+
+
+def rows(objective):
+    leaves = objective.weights().leaves
+    (batch,) = objective.probe.batches()
+    return leaves, lambda part: objective.computation.forward(
+        dict(zip(objective.computation.names, leaves, strict=True)), batch[part]
+    )
+
+
+@pytest.mark.parametrize("name", ["CNN", "attention", "tied weights", "LSTM", "frozen weight"])
+def test_an_objective_has_the_kernel_and_the_products_of_its_jacobian(name):
+    objective = objective_of(name)
+    leaves, forward = rows(objective)
+    with objective.computation.running():
+        truth = plain(leaves, forward)
+        f = forward(slice(None))
+        v = torch.randn(objective.size, dtype=torch.float64)
+        each = [torch.autograd.grad(entry, leaves, retain_graph=True, allow_unused=True) for entry in f.flatten()]
+    jacobian = torch.stack([objective.computation.flat(row, leaves) for row in each])
+    np.testing.assert_allclose(objective.ntk(), truth, rtol=0, atol=1e-10 * np.abs(truth).max())
+    np.testing.assert_allclose(objective.jacobian_product(v), (jacobian @ v).view_as(f), rtol=1e-9, atol=1e-12)
+
+
+def test_batches_of_different_lengths_have_one_kernel():
+    torch.manual_seed(1)
+    model = Recurrent().double()
+    x = [torch.randn(2, 6, 4, dtype=torch.float64), torch.randn(3, 5, 4, dtype=torch.float64)]
+    y = [torch.tensor([0, 1]), torch.tensor([2, 1, 0])]
+    parts = TorchObjective(model, F.cross_entropy, list(zip(x, y, strict=True)))
+    jacobians = []
+    for one in zip(x, y, strict=True):
+        leaves, forward = rows(TorchObjective(model, F.cross_entropy, one))
+        each = [torch.autograd.grad(e, leaves, retain_graph=True) for e in forward(slice(None)).flatten()]
+        jacobians += [torch.cat([g.flatten() for g in row]) for row in each]
+    gram = torch.stack(jacobians) @ torch.stack(jacobians).T
+    np.testing.assert_allclose(parts.ntk().reshape(15, 15), gram, rtol=0, atol=1e-10 * float(gram.max()))
+
+
+def test_outputs_that_depend_on_their_neighbours_have_no_kernel():
+    with pytest.raises(NotApplicable, match="tangent kernel"):
+        objective_of("CNN", mode="train").ntk()
+
+
+@pytest.mark.parametrize("name", ["CNN", "convolution used twice", "tied weights with padding", "attention"])
+def test_little_memory_changes_nothing_but_the_order(name):
+    parameters, forward, _ = build(name, torch.float64)
+    truth = plain(parameters, forward)
+    for memory in (1, 20_000):
+        kernel = layer_structured_ntk(parameters, forward, memory=memory)
+        np.testing.assert_allclose(kernel, truth, rtol=0, atol=1e-10 * np.abs(truth).max())
+
+
+def test_both_ways_to_contract_a_layer_agree(monkeypatch):
+    parameters, forward, _ = build("CNN", torch.float64)
+    truth = plain(parameters, forward)
+    monkeypatch.setattr(ntk, "_products", lambda uses: None)
+    by_gradients = layer_structured_ntk(parameters, forward)
+    monkeypatch.undo()
+    monkeypatch.setattr(ntk, "BLOCK", 1)
+    by_blocks = layer_structured_ntk(parameters, forward)
+    np.testing.assert_allclose(by_gradients, truth, rtol=0, atol=1e-10 * np.abs(truth).max())
+    np.testing.assert_allclose(by_blocks, truth, rtol=0, atol=1e-10 * np.abs(truth).max())
+
+
+def test_a_use_that_is_not_seen_sends_the_parameter_to_the_plain_jacobian(monkeypatch, fallbacks):
+    parameters, forward, _ = build("MLP", torch.float64)
+    monkeypatch.delitem(linear_calls._KNOWN, F.linear)
+    kernel = layer_structured_ntk(parameters, forward)
+    truth = plain(parameters, forward)
+    np.testing.assert_allclose(kernel, truth, rtol=0, atol=1e-10 * np.abs(truth).max())
+    assert len(fallbacks) == len(parameters)

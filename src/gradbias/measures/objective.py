@@ -190,6 +190,10 @@ class AbstractObjective(abc.ABC):
     def ntk(self) -> np.ndarray:
         r"""$K_{ia,jb} = \nabla f_a(x_i) \cdot \nabla f_b(x_j)$, shape (n, k, n, k)."""
 
+    @abc.abstractmethod
+    def jacobian_product(self, v: Vector) -> np.ndarray:
+        r"""$J v$, how fast each output changes along v, shape (n, k). Counts up to two gradients."""
+
     def inputs(self) -> np.ndarray:
         """$x_i$ as float64, shape (n, ...). Raises `NotApplicable` as `with_inputs`."""
         seen = []

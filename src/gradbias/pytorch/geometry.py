@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -12,12 +12,10 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from ..errors import NotApplicable
 from ..measures.objective import OptimizerGeometry
-
-if TYPE_CHECKING:
-    from .torch_objective import TorchObjective
+from .torch_objective import TorchObjective
 
 
-def optimizer_geometry(optimizer: Optimizer, objective: "TorchObjective") -> OptimizerGeometry:
+def optimizer_geometry(optimizer: Optimizer, objective: TorchObjective) -> OptimizerGeometry:
     """`geometry_of` for the trainable parameters of an objective, in its vectors."""
     computation = objective.computation
     held = dict(computation.model.named_parameters())

@@ -19,9 +19,53 @@ import torch
 from torch import Tensor
 
 from .linear_calls import Call, Recorder, Role
+from .probe import Batch
+from .torch_objective import TorchObjective
 
 BLOCK = 1 << 18  # entries of the kernel made at once: few enough to stay in the cache
 MEMORY = 1 << 29  # bytes of derivatives held at once
+
+
+def empirical_ntk(objective: TorchObjective) -> np.ndarray:
+    """`layer_structured_ntk` of an objective's outputs, by its trainable parameters."""
+    batches, weights, run = _batches(objective), objective.weights(), objective.computation
+    starts = np.cumsum([0, *(batch.size for batch in batches)])
+
+    def forward(examples: slice) -> Tensor:
+        first, stop, _ = examples.indices(int(starts[-1]))
+        parts = [
+            batch[slice(max(0, first - start), min(batch.size, stop - start))]
+            for start, batch in zip(starts.tolist(), batches, strict=False)
+            if start < stop and first < start + batch.size
+        ]
+        rows = [run.outputs(run.forward(weights.tensors, part)).reshape(part.size, -1) for part in parts]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+    with run.running():
+        kernel = layer_structured_ntk(weights.leaves, forward, memory=objective.max_memory)
+    objective.work.add(gradients=kernel.shape[1] + 2)
+    return kernel
+
+
+def _batches(objective: TorchObjective) -> list[Batch]:
+    """All the data: as one batch, where their shapes allow."""
+    return list(objective.probe.take(np.arange(objective.examples)).batches())
+
+
+def jacobian_product(objective: TorchObjective, v: Tensor) -> np.ndarray:
+    r"""$J v$, shape (n, k), as the derivative of $u \mapsto v \cdot J^\top u$: no forward-mode derivative is needed."""
+    weights, run, rows = objective.weights(), objective.computation, []
+    along = run.split(objective.asvector(v))
+    with run.running():
+        for batch in objective.parts():
+            f = run.outputs(run.forward(weights.tensors, batch)).reshape(batch.size, -1)
+            u = torch.zeros_like(f, requires_grad=True)
+            pulled = torch.autograd.grad(f, weights.leaves, u, create_graph=True, allow_unused=True)
+            heads = [(g, part) for g, part in zip(pulled, along, strict=True) if g is not None and g.requires_grad]
+            moved = torch.autograd.grad([g for g, _ in heads], u, [part for _, part in heads])[0] if heads else u
+            rows.append(objective.asnumpy(moved))
+    objective.work.add(gradients=2)
+    return np.concatenate(rows)
 
 
 def layer_structured_ntk(
@@ -105,7 +149,7 @@ class _Passes:
         n, k = outputs.shape
         drawn = np.random.default_rng(0).uniform(0.5, 1.5, n + k) * np.random.default_rng(1).choice([-1, 1], n + k)
         self.examples, self.classes = torch.from_numpy(drawn).to(outputs).split([n, k])
-        self.tolerance = float(torch.finfo(outputs.dtype).eps) ** 0.5
+        self.tolerance = max(float(torch.finfo(t.dtype).eps) for t in (outputs, *parameters)) ** 0.5
         self.gradients = self._pull(self.examples[:, None] * self.classes, list(parameters))
 
     def _pull(self, weights: Tensor, inputs: list) -> list[Tensor | None]:
@@ -139,7 +183,7 @@ class _Passes:
             *parts, whole = (_by_example(z, shape, axis, len(lead)) for z in rows)
             expected = sum(u * part for u, part in zip(self.classes, parts, strict=True))
             if self.close(self.examples[:, None, None] * expected, whole):
-                given = _by_example(call.given(), shape, axis, len(lead))
+                given = _by_example(call.given().to(parts[0].dtype), shape, axis, len(lead))
                 groups = (call.groups, -1)
                 return _Derivatives(
                     call, given, torch.stack(parts, 2).unflatten(-1, groups), whole.unflatten(-1, groups)
@@ -250,7 +294,7 @@ def _add_products(kernel: Tensor, given: Tensor, results: Tensor) -> None:
             pairs = pairs.view(-1, positions, k, n - start, positions, k)
             inputs = inputs.view(-1, positions, 1, n - start, positions, 1)
             pairs = (pairs * inputs).sum((1, 4)).flatten(2).flatten(0, 1)
-        kernel[start * k : start * k + len(pairs), start * k :] += pairs
+        kernel[start * k : start * k + len(pairs), start * k :] += pairs.to(kernel.device)
 
 
 def _add_summed(kernel: Tensor, uses: list[tuple[Role, _Derivatives]], rows: int, memory: int) -> None:
@@ -274,7 +318,8 @@ def _add_gram(kernel: Tensor, gradients: Tensor, k: int) -> None:
     """Add the inner products of the rows, in blocks on and above the diagonal."""
     step = max(1, BLOCK // (len(kernel) * k)) * k
     for start in range(0, len(kernel), step):
-        kernel[start : start + step, start:] += gradients[start : start + step] @ gradients[start:].T
+        products = gradients[start : start + step] @ gradients[start:].T
+        kernel[start : start + step, start:] += products.to(kernel.device)
 
 
 def _mirrored(kernel: Tensor, k: int) -> Tensor:
