@@ -156,8 +156,8 @@ def test_what_has_no_spectrum_is_refused_with_the_reason():
             taken(wave, theta, x, **options)
     with pytest.raises(NotApplicable, match="do not vary"):
         taken(wave, theta, np.ones((5, 2)))
+    classes = gb.Problem(network, gb.losses.cross_entropy, x, np.arange(10) % 2, (jnp.eye(2), jnp.eye(2)))
     with pytest.raises(NotApplicable, match="residual is of a regression"):
-        classes = gb.Problem(network, gb.losses.cross_entropy, x, np.arange(10) % 2, (jnp.eye(2), jnp.eye(2)))
         take_all({"spectral_bias": {"of": "residual"}}, JaxObjective(classes, classes.theta0))
     with pytest.raises(ProbeError, match="NaN"):
         take_all(["spectral_bias"], objective(wave, theta, x).at(np.array([np.nan, 1.0])))
