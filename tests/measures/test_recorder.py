@@ -126,14 +126,6 @@ def test_a_reading_that_costs_more_than_planned_is_paid_back_before_anything_els
     assert told.overhead <= 0.1
 
 
-def test_a_cold_first_reading_is_forgotten_at_the_second():
-    clock = Clock()
-    told = recorder(clock, instrument("m", costing(clock, [10.0] + 300 * [0.1]), planned=0.1), budget=0.1)
-    rows = train(clock, told, 400)
-    second = read_at(rows, "m")[1]
-    assert len(read_at(rows, "m")) > 400 - second - 5
-
-
 def test_work_that_measures_share_counts_too():
     clock = Clock()
     told = recorder(clock, *(instrument(n, costing(clock, 0.1), planned=0.1) for n in "ab"), budget=0.1)
@@ -255,23 +247,35 @@ def test_random_numbers_depend_on_seed_step_and_measure_alone():
     assert len({*drawn(1, 0, "ab"), *drawn(1, 1, "ab")}) == 4
 
 
-def test_compiling_leaves_no_reading_no_state_and_no_debt():
+def test_the_readings_before_the_first_step_are_free_and_tell_what_the_next_cost():
     clock = Clock()
+    compiling = instrument("compiling", costing(clock, [0.5] + 99 * [0.1]), planned=0.1)
+    dear = instrument("dear", costing(clock, 10.0), planned=10.0)
+    told = recorder(clock, compiling, dear, budget=0.1)
+    told.start(objective())
+    assert clock.now == 0.6  # what took longer than planned was taken twice, what is planned to take 10 s not at all
+    assert (told.seconds, told.step_seconds) == (0.0, 0.0)
+    rows = train(clock, told, 30)
+    assert [r.step for r in told.run["compiling"]] == [0, *read_at(rows, "compiling")]
+    assert read_at(rows, "compiling")[:3] == [3, 5, 7]  # half of 0.1 s a step each
+    assert told.overhead <= 0.1
+
+
+def test_before_the_first_step_only_what_can_never_be_measured_is_reported():
+    missing, calls = failing(NotApplicable("no classes"), planned=0.1)
+    later = iter([ProbeError("no averages yet"), None])
 
     def take(rng, state):
-        clock.now += 5.0
-        state["count"] = state.get("count", 0) + 1
-        return Estimate(state["count"], 0.0)
+        if error := next(later):
+            raise error
+        return Estimate(1.0, 0.0)
 
-    quick, dear = instrument("quick", take, planned=0.1), instrument("dear", take, planned=10.0)
-    bad, calls = failing(NotApplicable("none"), planned=0.1)
-    told = recorder(clock, quick, dear, bad, budget=0.05)
-    told.compile(objective)
-    assert clock.now == 5.0  # one of the two: compiling the other takes less than the reading
-    assert (told.seconds, told.step_seconds, len(calls)) == (0.0, 0.0, 1)
-    assert not any(one.readings or one.failure for one in told.run.series)
-    rows = train(clock, recorder(clock, quick, budget=None, every=1), 1)
-    assert rows[0]["quick"] == 1.0
+    told = recorder(Clock(), missing, instrument("later", take, planned=0.1), budget=None, every=1)
+    with pytest.warns(RuntimeWarning, match="bad failed at step 0.*no classes") as caught:
+        told.start(objective())
+    assert len(caught) == 1
+    assert read_at(train(Clock(), told, 1), "later") == [1]
+    assert len(calls) == 1
 
 
 def test_state_is_kept_between_readings():

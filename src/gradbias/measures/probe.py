@@ -70,7 +70,8 @@ class Probe:
     r"""Measures along a training loop in JAX, within a budget of its time.
 
     `probe.step(theta)` after each step returns a flat row of floats when something was read, else `None`. `initial`
-    (default: the problem's `theta0`) are the weights that drift is measured from.
+    (default: the problem's `theta0`) are the weights that drift is measured from; there, what takes a second at most is
+    read at construction, as step 0.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Probe:
             settings={"batch_size": batch_size},
             **timed(lambda: self._at(start)),
         )
-        self._recorder.compile(lambda: self._at(start))
+        self._recorder.start(self._at(start))
 
     def _at(self, theta: PyTree) -> JaxObjective:
         return JaxObjective(self._problem, theta, features=self._features, settings=self._settings, work=self._work)

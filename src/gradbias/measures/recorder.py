@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, float]
 
-COMPILING = 1.0  # seconds: what compiling a measure takes, roughly
-FIRST = 2.0  # a first reading also builds graphs, compiles and starts cold: it is planned at twice its usual cost
+LONGEST = 1.0  # seconds of a reading that is made before the first step
+FIRST = 2.0  # a first reading builds graphs and starts cold: it is planned at twice its usual cost
 
 
 @dataclass
@@ -46,11 +46,11 @@ class Account:
     barred: bool = False
 
     def pay(self, seconds: float, *, succeeded: bool) -> None:
-        """Charge a reading; expect the larger of the last two, and forget the first, a cold one, at the second."""
+        """Charge a reading, and expect the next to cost as much as the larger of the last two."""
         self.credit -= seconds
         self.series.seconds += seconds
         if succeeded:
-            self.recent = [*self.recent, seconds][-1 if len(self.series.readings) == 2 else -2 :]
+            self.recent = [*self.recent, seconds][-2:]
             self.expected = max(self.recent)
 
     @property
@@ -109,15 +109,32 @@ class Recorder:
         """Seconds in here over seconds of the steps; NaN before the second step."""
         return self.seconds / self.step_seconds if self.step_seconds > 0 else math.nan
 
-    def compile(self, objective: Callable[[], AbstractObjective]) -> None:
-        """Take once, and forget, each measure whose compilation takes longer than the measure itself."""
+    def start(self, objective: AbstractObjective) -> None:
+        """Readings before the first step, of what is planned to take a second at most; without a budget, of all.
+
+        They are the start of every curve, and what they compile and import is not charged to the training. One that
+        takes longer than planned, but not that long, is repeated: what the next will cost has to be known.
+        """
         for account in self._accounts:
-            if account.expected <= COMPILING:
-                # What fails here fails again in the loop, and is reported there.
-                with contextlib.suppress(Exception):
-                    series = account.series
-                    rng = np.random.default_rng(self.seed)
-                    take(series.measure, objective(), series.options, rng=rng, state={})
+            if self.budget is not None and account.expected > LONGEST:
+                continue
+            planned = account.expected
+            for again in (False, True):
+                start = self._clock()
+                if not (self._start(account, objective, again=again)):
+                    break
+                account.expected = self._clock() - start
+                account.series.seconds += account.expected
+                if not planned < account.expected <= LONGEST:
+                    break
+
+    def _start(self, account: Account, objective: AbstractObjective, *, again: bool) -> bool:
+        if not again:
+            return bool(self._take(account, objective))
+        with contextlib.suppress(Exception):
+            series = account.series
+            take(series.measure, objective, series.options, rng=np.random.default_rng(0), state=dict(account.state))
+        return True
 
     def step(
         self, objective: Callable[[], AbstractObjective], settle: Callable[[], object] | None = None
@@ -235,6 +252,8 @@ class Recorder:
             estimate = take(series.measure, objective, series.options, rng=rng, state=account.state)
         except Exception as error:
             account.barred = isinstance(error, NotApplicable)
+            if not self.steps and not account.barred:
+                return {}  # an optimizer without averages, say: the first step may mend it
             series.failure = f"step {self.steps}: {_told(error)}"
             if not account.warned:
                 account.warned = True
@@ -315,4 +334,4 @@ def _told(error: Exception) -> str:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=6)  # the line of the training loop that called `step`
+    warnings.warn(message, RuntimeWarning, stacklevel=7)  # the line of the training loop that called `step`
