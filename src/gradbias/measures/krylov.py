@@ -197,7 +197,7 @@ def extreme_eigenpairs(
     which: Literal["largest", "smallest"] = "largest",
     *,
     rng: np.random.Generator,
-    rtol: float = 1e-2,
+    rtol: float | np.ndarray = 1e-2,
     confidence: float = 0.95,
     max_products: int | None = None,
     max_basis: int | None = None,
@@ -217,6 +217,7 @@ def extreme_eigenpairs(
     n = operator.size
     if not 1 <= k <= n:
         raise UsageError(f"k must be from 1 to the size of the matrix, {n}; got {k}.")
+    rtol = np.broadcast_to(np.asarray(rtol, dtype=float), (k,))
     room = min(n, max(k + 12, min(3 * k + 60, int(2.5e8 // n)) if max_basis is None else max_basis))
     limit = 10 * (k + 20) if max_products is None else max_products
     sign = 1.0 if which == "largest" else -1.0
@@ -230,7 +231,7 @@ def extreme_eigenpairs(
         if whole or (space.filled >= k and (space.products >= check or space.beta == 0)):
             slack = _slack(space, k, rtol, failure, residual=0.1 if copies else 1.0)
             if slack >= 0:
-                settled = whole or not copies or space.nothing_new(k, rtol)
+                settled = whole or not copies or space.nothing_new(k, float(rtol[-1]))
                 if not settled:
                     space.lock(k)
                     space.begin(rng)
@@ -252,8 +253,9 @@ def _next_check(products: int, slack: float, seen: tuple[int, float] | None) -> 
     return products + min(max(1, int(-slack / rate / 2)), 4)
 
 
-def _tolerances(values: np.ndarray, space: _Lanczos, rtol: float) -> np.ndarray:
-    return np.maximum(rtol * np.maximum(np.abs(values), 0.01 * space.norm), space.rounding)
+def _tolerances(values: np.ndarray, space: _Lanczos, rtol: np.ndarray) -> np.ndarray:
+    relative = rtol[: len(values)] * np.maximum(np.abs(values), 0.01 * space.norm)
+    return np.maximum(relative, space.rounding)
 
 
 def _log_components(k: int, failure: float, size: int) -> np.ndarray:
@@ -284,7 +286,7 @@ def _apart(values: np.ndarray, widths: np.ndarray) -> np.ndarray:
     return values + widths < np.append(np.inf, values - widths)[:-1]
 
 
-def _slack(space: _Lanczos, k: int, rtol: float, failure: float, residual: float) -> float:
+def _slack(space: _Lanczos, k: int, rtol: np.ndarray, failure: float, residual: float) -> float:
     """How far (log) eigenvalues out of tolerance are from excluded, and residuals from `residual` times tolerance."""
     if space.beta == 0:
         return np.inf
@@ -295,7 +297,7 @@ def _slack(space: _Lanczos, k: int, rtol: float, failure: float, residual: float
     return float(min(excluded, np.min(np.log(residual * widths) - np.log(space.residuals()[:k] + 1e-300))))
 
 
-def _bounds(space: _Lanczos, values: np.ndarray, rtol: float, failure: float) -> tuple[np.ndarray, np.ndarray]:
+def _bounds(space: _Lanczos, values: np.ndarray, rtol: np.ndarray, failure: float) -> tuple[np.ndarray, np.ndarray]:
     """How far each eigenvalue may lie from its Ritz value, and which are certain to `rtol`."""
     if space.beta == 0:
         return np.zeros(len(values)), np.full(len(values), True)
@@ -310,7 +312,7 @@ def _bounds(space: _Lanczos, values: np.ndarray, rtol: float, failure: float) ->
     up = np.where(apart, up, np.minimum(up, full))
     down = np.where(np.append(apart[1:], False), down, np.minimum(down, full))
     # There is an eigenvalue within the residual. If that is short of the next Ritz value, it is the one not excluded;
-    # if not, it may be any, and the Ritz value none yet (another copy of a multiple eigenvalue that rounding brings in).
+    # if not, it may be any: rounding may be bringing in another copy of a multiple eigenvalue.
     residuals = space.residuals()[: len(values)]
     own = np.where(residuals < 0.5 * np.minimum(gaps[:-1], gaps[1:]), 0.0, residuals)
     converged = np.logical_and.accumulate((np.maximum(up, own) <= full) & np.append(True, (down <= full)[:-1]))
@@ -323,7 +325,7 @@ def _ceiling(values: np.ndarray, up: np.ndarray) -> np.ndarray:
     return np.minimum.accumulate(values + up)
 
 
-def _pairs(space: _Lanczos, k: int, rtol: float, confidence: float | None, failure: float, settled: bool) -> Eigenpairs:
+def _pairs(space: _Lanczos, k: int, rtol: np.ndarray, confidence: float | None, failure: float, settled: bool) -> Eigenpairs:
     values, columns = (part[..., : min(k, space.filled)] for part in space.ritz())
     bounds, converged = _bounds(space, values, rtol, failure)
     if space.dropped is not None:  # the locked pairs were certified to their tolerance by an earlier start
@@ -343,12 +345,12 @@ def _pairs(space: _Lanczos, k: int, rtol: float, confidence: float | None, failu
     )
 
 
-def _reason(space: _Lanczos, settled: bool, rtol: float, confidence: float | None) -> str:
+def _reason(space: _Lanczos, settled: bool, rtol: np.ndarray, confidence: float | None) -> str:
     if not settled:
-        return f"stopped after {space.products} products, short of a tolerance of {rtol:.2g}"
+        return f"stopped after {space.products} products, short of a tolerance of {np.max(rtol):.2g}"
     if confidence is None:
         return f"exact up to rounding: the space of {space.filled} vectors is invariant"
     return (
-        f"within a tolerance of {rtol:.2g} after {space.products} products; with probability {confidence:.0%} over the "
+        f"within a tolerance of {np.max(rtol):.2g} after {space.products} products; with probability {confidence:.0%} over the "
         "random start, no eigenvalue beyond was missed"
     )
