@@ -109,11 +109,11 @@ def _spectral_margin_bound(
     margin in the outputs (1 with one output, and with two, taken as their difference). The constant 36 = 2 · 18 comes
     from the paper's covering number put into Dudley's integral from 1/n. The theorem hides in $\tilde O$ what it costs
     to hold for all norms at once; here norms and γ are rounded to a grid of ratio $e^{0.1/L}$, which makes R into
-    $R' \le e^{0.2} R$, and U is the sum of the logarithms of the grid's weights. Reference matrices are zero, activations
-    1-Lipschitz and zero at zero. Biases are absorbed by a unit that is always 1, which enlarges the norms. The model is
-    computed anew from its layers to see that the theorem is of it: convolutions, normalization, residual branches raise
-    `NotApplicable`. `details`: `vacuous`, `constant`, `gamma`, `empirical`, `complexity` (R), `union` (U).
-    [@bartlett2017spectrally, Theorem 1.1, constants of appendix A.2 not checked]
+    $R' \le e^{0.2} R$, and U is the sum of the logarithms of the grid's weights. Reference matrices are zero,
+    activations 1-Lipschitz and zero at zero. Biases are absorbed by a unit that is always 1, which enlarges the norms.
+    The model is computed anew from its layers to see that the theorem is of it: convolutions, normalization, residual
+    branches raise `NotApplicable`. `details`: `vacuous`, `constant`, `gamma`, `empirical`, `complexity` (R) and
+    `union` (U). [@bartlett2017spectrally, Theorem 1.1, constants of appendix A.2 not checked]
     """
     _require_delta(delta)
     network = dense_network(objective)
@@ -168,8 +168,8 @@ def _golowich_bound(
     c = 2 with one output (and with two, taken as their difference), 4k with k outputs [@mohri2018foundations, the
     margin bounds of chapters 5 and 9, numbers not checked]. $\hat R_\gamma$ is the mean ramp loss. To hold for all M /
     γ at once, these are rounded to a grid of ratio $e^{0.1}$, at the cost of U. The activation is positively
-    homogeneous and 1-Lipschitz. Biases are absorbed by a unit that is always 1. `details` as for `spectral_margin_bound`.
-    [@golowich2018size, Theorem 1, number not checked]
+    homogeneous and 1-Lipschitz. Biases are absorbed by a unit that is always 1. `details`: as those of
+    `spectral_margin_bound`. [@golowich2018size, Theorem 1, number not checked]
     """
     _require_delta(delta)
     network = dense_network(objective)

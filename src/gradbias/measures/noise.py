@@ -12,7 +12,16 @@ from ..errors import NotApplicable, ProbeError, UsageError
 from .catalogue import instrument
 from .estimate import Estimate
 from .objective import AbstractObjective, Vector
-from .per_example import centred_gram, each_gradient, entropy_rank, hill, jackknife, mean_of_forms, simple_noise_scale
+from .per_example import (
+    centred_gram,
+    each_gradient,
+    entropy_rank,
+    hill,
+    jackknife,
+    mean_of_forms,
+    simple_noise_scale,
+    tail_bound,
+)
 
 CONFIDENCE = 0.95
 # Back-propagation makes each entry of a gradient with a few rounding units per layer, relative to the size of what is
@@ -303,8 +312,6 @@ def _noise_tail_index(
     The tail index of gradient noise is discussed in [@simsekli2019tail], by another estimator, for α-stable laws.
     [@hill1975simple, number not checked]
     """
-    from scipy import stats
-
     n = objective.examples
     k = max(10, int(np.ceil(np.sqrt(n)))) if k is None else k
     if not 4 <= k < n:
@@ -314,11 +321,11 @@ def _noise_tail_index(
     mean = objective.asnumpy(objective.gradient())
     norms = np.concatenate([np.linalg.norm(rows - mean, axis=1) for rows in each_gradient(objective)])
     rest = np.sort(norms)[::-1][k]
-    if not rest > ROUNDING * objective.epsilon * np.linalg.norm(norms) / np.sqrt(n):
+    size = float(np.linalg.norm(mean) + np.linalg.norm(norms) / np.sqrt(n))
+    if not rest > ROUNDING * objective.epsilon * size:
         raise NotApplicable(f"Only {np.sum(norms > rest)} of {n} examples have gradient noise above rounding: no tail.")
     value, half = hill(norms, k), hill(norms, k // 2)
-    low, high = stats.chi2.ppf([0.025, 0.975], 2 * k) / (2 * (k - 1))
-    bound = value * max(1 - low, high - 1)
+    bound = value * tail_bound(k)
     grid = np.unique(np.geomspace(4, n - 1, 24).astype(int))
     positive = [int(j) for j in grid if np.sort(norms)[::-1][j] > 0]
     details = {"k": k, "norms": norms, "hill_plot": {j: hill(norms, j) for j in positive}}

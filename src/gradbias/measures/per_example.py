@@ -99,13 +99,28 @@ def entropy_rank(values: Float[np.ndarray, " m"], distance: float) -> tuple[floa
 def hill(sample: Float[np.ndarray, " n"], k: int) -> float:
     r"""Tail index from the k largest of a positive sample: $(k - 1) / \sum_{i \le k} \log (x_{(i)} / x_{(k+1)})$.
 
-    With k − 1 for k it is without bias for a Pareto sample. [@hill1975simple, number not checked]
+    With k − 1 for k it is without bias for a Pareto sample. Infinite where the largest are all equal.
+    [@hill1975simple, number not checked]
 
     >>> round(hill(np.exp([0.0, 1.0, 2.0, 3.0]), 3), 12)
     0.333333333333
     """
     top = np.sort(sample)[::-1][: k + 1]
-    return float((k - 1) / np.sum(np.log(top[:k] / top[k])))
+    total = float(np.sum(np.log(top[:k] / top[k])))
+    return (k - 1) / total if total > 0 else np.inf
+
+
+def tail_bound(k: int) -> float:
+    """How far, relative to Hill's estimate, the index of an exact power law can be at 95 % confidence.
+
+    >>> round(tail_bound(400), 2)
+    0.1
+    """
+    from scipy import stats
+
+    # α Σ log (x_(i) / x_(k+1)) is the sum of k standard exponential variables: half a χ² of 2k degrees of freedom.
+    low, high = stats.chi2.ppf([0.025, 0.975], 2 * k) / (2 * (k - 1))
+    return float(max(1 - low, high - 1))
 
 
 def mean_of_forms(samples: np.ndarray, exact: bool) -> tuple[float, float]:
