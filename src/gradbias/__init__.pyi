@@ -33,4 +33,7 @@ from .dynamics import Trajectory as Trajectory
 from .dynamics import Until as Until
 from .dynamics import evolve as evolve
 from .evidence import collect as collect
+from .measures import Estimate as Estimate
+from .measures.probe import Probe as Probe
+from .measures.probe import measure as measure
 from .problem import Problem as Problem

@@ -1,6 +1,8 @@
 """What to record: pure functions of (problem, θ), or of arrays. Any function of (problem, θ) will do in `Record`."""
 
+from .catalogue import catalogue as catalogue
 from .curvature import sharpness as sharpness
+from .estimate import Estimate as Estimate
 from .layers import balancedness as balancedness
 from .margin import normalized_margin as normalized_margin
 from .rank import effective_rank as effective_rank

@@ -88,6 +88,7 @@ def catalogue() -> dict[str, Measure]:
 def asked_for(measures: Asked) -> list[tuple[Measure, dict[str, Any]]]:
     """The measures asked for with their options; raises `UsageError` naming an unknown one, or an unknown option."""
     known = catalogue()
+    measures = [measures] if isinstance(measures, str) else measures
     pairs = (
         measures.items()
         if isinstance(measures, Mapping)

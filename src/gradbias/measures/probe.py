@@ -96,6 +96,7 @@ class Probe:
         self._settings, self._work = objective.settings, objective.work
         if any("initial" in one.needs for one, _ in asked):
             self._settings.initial = JaxObjective(problem, start, features=features, work=self._work)
+        build_seconds, gradient_seconds = timed(lambda: self._at(start))
         self._recorder = Recorder(
             asked,
             budget=budget,
@@ -106,7 +107,8 @@ class Probe:
                 "probe data": f"{objective.examples} examples",
             },
             settings={"batch_size": batch_size},
-            **timed(lambda: self._at(start)),
+            build_seconds=build_seconds,
+            gradient_seconds=gradient_seconds,
         )
         self._recorder.start(self._at(start))
 

@@ -127,6 +127,7 @@ class Monitor:
         if initial is not None or any("initial" in one.needs for one, _ in asked):
             settings.initial = at_state(self._objective, model if initial is None else initial)
         name = "none given" if optimizer is None else type(optimizer).__name__
+        build_seconds, gradient_seconds = timed(self._now)
         self._recorder = Recorder(
             asked,
             budget=budget,
@@ -138,7 +139,8 @@ class Monitor:
                 "optimizer": name,
             },
             settings={"batch_size": batch_size},
-            **timed(self._now),
+            build_seconds=build_seconds,
+            gradient_seconds=gradient_seconds,
         )
         self._recorder.start(self._now())
 
