@@ -46,7 +46,7 @@ class Eigenpairs:
 
 
 @dataclass
-class _Lanczos:
+class Lanczos:
     """Rows, the projected matrix on the host, and what the certificate needs; `sign` turns smallest into largest."""
 
     operator: SymmetricOperator
@@ -221,7 +221,7 @@ def extreme_eigenpairs(
     room = min(n, max(k + 12, min(3 * k + 60, int(2.5e8 // n)) if max_basis is None else max_basis))
     limit = 10 * (k + 20) if max_products is None else max_products
     sign = 1.0 if which == "largest" else -1.0
-    space = _Lanczos(operator, sign, operator.rows(min(2 * k + 12, room + 1)), np.zeros((room + 1,) * 2))
+    space = Lanczos(operator, sign, operator.rows(min(2 * k + 12, room + 1)), np.zeros((room + 1,) * 2))
     space.begin(rng)
     failure = (1 - confidence) / (2 if copies else 1)
     check, seen, settled = k, None, False
@@ -253,7 +253,7 @@ def _next_check(products: int, slack: float, seen: tuple[int, float] | None) -> 
     return products + min(max(1, int(-slack / rate / 2)), 4)
 
 
-def _tolerances(values: np.ndarray, space: _Lanczos, rtol: np.ndarray) -> np.ndarray:
+def _tolerances(values: np.ndarray, space: Lanczos, rtol: np.ndarray) -> np.ndarray:
     relative = rtol[: len(values)] * np.maximum(np.abs(values), 0.01 * space.norm)
     return np.maximum(relative, space.rounding)
 
@@ -268,7 +268,7 @@ def _log_components(k: int, failure: float, size: int) -> np.ndarray:
     return np.log([smallest_component(p, size) for p in failure * shares / shares.sum()])
 
 
-def _excluded(space: _Lanczos, values: np.ndarray, widths: np.ndarray, failure: float) -> tuple[np.ndarray, np.ndarray]:
+def _excluded(space: Lanczos, values: np.ndarray, widths: np.ndarray, failure: float) -> tuple[np.ndarray, np.ndarray]:
     """By how much (log) an eigenvalue is excluded at values + widths, and at values - widths.
 
     Between two Ritz values the log of the product is concave: excluded at both ends of a gap, excluded all through it.
@@ -286,7 +286,7 @@ def _apart(values: np.ndarray, widths: np.ndarray) -> np.ndarray:
     return values + widths < np.append(np.inf, values - widths)[:-1]
 
 
-def _slack(space: _Lanczos, k: int, rtol: np.ndarray, failure: float, residual: float) -> float:
+def _slack(space: Lanczos, k: int, rtol: np.ndarray, failure: float, residual: float) -> float:
     """How far (log) eigenvalues out of tolerance are from excluded, and residuals from `residual` times tolerance."""
     if space.beta == 0:
         return np.inf
@@ -297,7 +297,7 @@ def _slack(space: _Lanczos, k: int, rtol: np.ndarray, failure: float, residual: 
     return float(min(excluded, np.min(np.log(residual * widths) - np.log(space.residuals()[:k] + 1e-300))))
 
 
-def _bounds(space: _Lanczos, values: np.ndarray, rtol: np.ndarray, failure: float) -> tuple[np.ndarray, np.ndarray]:
+def _bounds(space: Lanczos, values: np.ndarray, rtol: np.ndarray, failure: float) -> tuple[np.ndarray, np.ndarray]:
     """How far each eigenvalue may lie from its Ritz value, and which are certain to `rtol`."""
     if space.beta == 0:
         return np.zeros(len(values)), np.full(len(values), True)
@@ -325,7 +325,7 @@ def _ceiling(values: np.ndarray, up: np.ndarray) -> np.ndarray:
     return np.minimum.accumulate(values + up)
 
 
-def _pairs(space: _Lanczos, k: int, rtol: np.ndarray, confidence: float | None, failure: float, settled: bool) -> Eigenpairs:
+def _pairs(space: Lanczos, k: int, rtol: np.ndarray, confidence: float | None, failure: float, settled: bool) -> Eigenpairs:
     values, columns = (part[..., : min(k, space.filled)] for part in space.ritz())
     bounds, converged = _bounds(space, values, rtol, failure)
     if space.dropped is not None:  # the locked pairs were certified to their tolerance by an earlier start
@@ -345,7 +345,7 @@ def _pairs(space: _Lanczos, k: int, rtol: np.ndarray, confidence: float | None, 
     )
 
 
-def _reason(space: _Lanczos, settled: bool, rtol: np.ndarray, confidence: float | None) -> str:
+def _reason(space: Lanczos, settled: bool, rtol: np.ndarray, confidence: float | None) -> str:
     if not settled:
         return f"stopped after {space.products} products, short of a tolerance of {np.max(rtol):.2g}"
     if confidence is None:
