@@ -1,4 +1,4 @@
-"""The command line: list, show, run, check, report.
+"""The command line: list, show, run, check, report, measure.
 
 Nothing numerical is imported here; what a command needs it imports when it runs.
 """
@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import catalogue
-from .errors import ClaimError, StoreError, UsageError
+from .errors import ClaimError, NotApplicable, ProbeError, StoreError, UsageError
 from .run.console import exit_code, progress_bar, put, say, summarize, table, tell
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Theorems on what training finds, as experiments with a verdict. [bold]--debug[/] shows tracebacks.",
 )
+KNOWN = (UsageError, ClaimError, StoreError, ProbeError, NotApplicable)  # their text says it all
 _debugging: ContextVar[bool] = ContextVar("debugging", default=False)
 
 StoreOption = Annotated[
@@ -65,7 +66,7 @@ def _guarded(arguments: list[str], *, debug: bool) -> int:
     except KeyboardInterrupt:
         say("Interrupted.")
         return 130
-    except (UsageError, ClaimError, StoreError) as error:
+    except KNOWN as error:
         _complain(error, debug=debug)
         return 2 if isinstance(error, UsageError) else 1
     except Exception as error:
@@ -80,7 +81,7 @@ def _complain(error: Exception, *, debug: bool) -> None:
     if debug:
         notes = getattr(error, "__notes__", None)
         print("\n".join(notes) if notes else "".join(traceback.format_exception(error)), file=sys.stderr)
-    known = isinstance(error, UsageError | ClaimError | StoreError)
+    known = isinstance(error, KNOWN)
     name = "" if known else f"{type(error).__name__}: "
     say(f"error: {name}{error}" + ("" if known or debug else " (--debug shows where.)"))
 
@@ -316,3 +317,51 @@ def report(
 
     print(f"report: {write_report(Store(store), output)}")
     return 0
+
+
+@app.command()
+def measure(
+    model: Annotated[str | None, typer.Argument(help="file.py:function that returns a torch.nn.Module.")] = None,
+    checkpoint: Annotated[Path | None, typer.Argument(help="Its weights: a safetensors or torch file.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="file.py:name of the probe data: tensors (x, y) or a loader.")
+    ] = None,
+    measures: Annotated[str, typer.Option(help="Names of measures, with commas between.")] = "",
+    every: Annotated[bool, typer.Option("--list", help="Print every measure, and measure nothing.")] = False,
+    loss: Annotated[str | None, typer.Option(help="file.py:function of (outputs, targets). Default: by them.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="measure.option=value; repeatable.")] = None,
+    initial: Annotated[Path | None, typer.Option(help="Weights that drift is measured from.")] = None,
+    key: Annotated[str | None, typer.Option(help="Entry of the checkpoint that holds the weights.")] = None,
+    trust_pickle: Annotated[bool, typer.Option("--trust-pickle", help="Let the checkpoint run code.")] = False,
+    mode: Annotated[str, typer.Option(help="eval or train.")] = "eval",
+    max_memory: Annotated[float | None, typer.Option(help="Bytes that graphs may take.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="That of the training, for batch sharpness.")] = None,
+    seed: Annotated[int, typer.Option(help="Of random probes.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Write a page, for example report.html.")] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Measure a PyTorch model: every number with its bound. Exit code 1 if a measure has no meaning for it."""
+    from . import measure_command
+
+    if every:
+        return measure_command.print_catalogue(as_json=as_json)
+    if model is None or data is None:
+        raise UsageError("Give a model and --data, for example: gradbias measure model.py:build --data data.py:probe.")
+    asked = measure_command.Asked(
+        model,
+        checkpoint,
+        data,
+        measures,
+        set_ or [],
+        loss=loss,
+        initial=initial,
+        key=key,
+        trust_pickle=trust_pickle,
+        mode=mode,
+        max_memory=None if max_memory is None else int(max_memory),
+        batch_size=batch_size,
+        seed=seed,
+        output=output,
+        as_json=as_json,
+    )
+    return measure_command.measure(asked)
