@@ -54,7 +54,7 @@ def convolutional(norm):
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, stride=2),
         norm(),
-        nn.SiLU(),
+        nn.Tanh(),
         nn.Conv2d(4, 4, 2, groups=2),
         nn.Flatten(),
         nn.Linear(4, CLASSES),

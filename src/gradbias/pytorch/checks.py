@@ -65,6 +65,11 @@ def first_evaluations(computation: Computation, probe: Probe, chunk: int) -> tup
         with AttentionSeen() as attention:
             versions = [t._version for t in few.tensors()]
             loss, gradient = _loss_and_gradient(computation, weights, few)
+        if math.isfinite(loss) and not all(bool(torch.isfinite(g).all()) for g in gradient if g is not None):
+            raise ProbeError(
+                "The loss is finite and its gradient is not (the root or logarithm of zero, a norm at the origin?). "
+                "Bound the argument away from zero, as in sqrt(x + 1e-12)."
+            )
         _require_own_weights(computation, few)
         if [t._version for t in few.tensors()] != versions:
             raise ProbeError(
@@ -77,11 +82,6 @@ def first_evaluations(computation: Computation, probe: Probe, chunk: int) -> tup
             raise ProbeError(disagreement + _cause(computation, _changed_state(computation, weights, before)))
         coupling = _coupling(computation, weights, few)
         _require_finite(computation, weights, probe, None if coupling else chunk)
-    if not all(bool(torch.isfinite(g).all()) for g in gradient if g is not None):
-        raise ProbeError(
-            "The loss is finite and its gradient is not (the root or logarithm of zero, a norm at the origin?). Bound "
-            "the argument away from zero, as in sqrt(x + 1e-12)."
-        )
     return attention.seen, coupling
 
 

@@ -135,26 +135,28 @@ class Risk:
 
 @dataclass(frozen=True)
 class Bytes:
-    """Bytes that the graph of a piece of data saves: `fixed` and, per entry of the data, `each`."""
+    """Bytes that the graph of a batch saves: `fixed`, and `each` per entry of data; an example has `entries`."""
 
     fixed: float
     each: float
+    entries: float
 
     def of(self, batch: Batch) -> float:
         """For this batch."""
         return self.fixed + self.each * _entries(batch)
-
-    def examples_in(self, room: float, batch: Batch) -> int:
-        """How many examples like those of the batch fit, one at least."""
-        return max(1, int((room - self.fixed) / max(1e-9, self.each * _entries(batch) / batch.size)))
 
 
 def _entries(batch: Batch) -> int:
     return sum(t.numel() for t in batch.tensors())
 
 
-def bytes_of_graph(kind: Kind, risk: Risk, batch: Batch) -> Bytes:
-    """Count what autograd saves for two small parts of a batch; for a coupled batch, for the whole."""
+def bytes_of_graph(kind: Kind, risk: Risk) -> Bytes:
+    """Count what autograd saves for two small parts of the first batch; where batches are coupled, for the whole."""
+    with risk.computation.running():
+        return _counted(kind, risk, next(risk.probe.batches()))
+
+
+def _counted(kind: Kind, risk: Risk, batch: Batch) -> Bytes:
     weights = risk.weights
 
     def count(part: Batch) -> float:
@@ -174,11 +176,11 @@ def bytes_of_graph(kind: Kind, risk: Risk, batch: Batch) -> Bytes:
 
     few = min(TRIED, batch.size)
     if risk.coupled or batch.size < 2 * few or few < 2:
-        return Bytes(0.0, count(batch) / _entries(batch))
+        return Bytes(0.0, count(batch) / _entries(batch), _entries(batch) / batch.size)
     small, large = batch[:few], batch[: 2 * few]
     a, b = count(small), count(large)
     each = max(b - a, 0.0) / (_entries(large) - _entries(small))
-    return Bytes(max(0.0, a - each * _entries(small)), each)
+    return Bytes(max(0.0, a - each * _entries(small)), each, _entries(small) / small.size)
 
 
 @dataclass(frozen=True)
@@ -195,15 +197,14 @@ class Plan:
         return self.fits or held + 2 * self.cost.of(batch) <= self.room
 
 
-def plan(kind: Kind, risk: Risk, room: float) -> Plan:
+def plan(cost: Bytes, probe: Probe, room: float, *, kind: Kind, coupled: bool) -> Plan:
     """Cut the data so that graphs fit in `room` bytes."""
-    with risk.computation.running():
-        first = next(risk.probe.batches())
-        cost = bytes_of_graph(kind, risk, first)
-    whole = cost.fixed * len(risk.probe.sizes) + cost.each * _entries(first) / first.size * risk.probe.examples
-    if risk.coupled or whole <= room:
+    whole = cost.fixed * len(probe.sizes) + cost.each * cost.entries * probe.examples
+    if coupled or whole <= room:
         return Plan(cost, None, room, whole <= room)
-    return Plan(cost, cost.examples_in(room / (2 if kind == "gradient" else PARTS), first), room, fits=False)
+    part = room / (2 if kind == "gradient" else PARTS)
+    fitting = (part - cost.fixed) / max(1e-9, cost.each * cost.entries)
+    return Plan(cost, max(1, int(fitting)), room, fits=False)
 
 
 class Products:

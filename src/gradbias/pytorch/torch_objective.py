@@ -14,7 +14,7 @@ from ..measures.estimate import Work
 from ..measures.objective import AbstractObjective, Layer, Settings, SymmetricOperator, class_numbers
 from . import checks, examples, layer_hooks
 from .computation import Computation, Weights, pieces
-from .curvature_products import BUILD, Kind, LossGraph, Plan, Products, Risk, plan
+from .curvature_products import BUILD, Bytes, Kind, LossGraph, Plan, Products, Risk, bytes_of_graph, plan
 from .probe import Batch, Probe, as_probe
 
 MEMORY = 1 << 30  # bytes of graphs and of rows of derivatives held at once, unless the user says otherwise
@@ -66,7 +66,7 @@ class TorchObjective(AbstractObjective):
         self.theta: Tensor | None = None
         self.coupled, self.coupling = True, ""
         self.probe = as_probe(data, device=self.computation.device, max_bytes=self.max_memory, dtype=dtype)
-        self._plans: dict[str, Plan] = {}
+        self._bytes: dict[str, Bytes] = {}
         self._support: dict[str, bool] = {}
         self._cache: dict[str, np.ndarray] | None = None
         self._describe()
@@ -75,7 +75,6 @@ class TorchObjective(AbstractObjective):
         self.coupled = bool(self.coupling)
         if not self.coupled:
             self.probe = self.probe.merged()
-        self._plans.clear()
         if attention:
             self._note("Attention was computed by the math backend: fused kernels have no second derivative.")
         if self.coupled:
@@ -105,7 +104,7 @@ class TorchObjective(AbstractObjective):
         view._describe()
         return view
 
-    def at(self, theta: Tensor) -> "TorchObjective":
+    def at(self, theta: Any) -> "TorchObjective":
         theta = self.asvector(theta)
         if theta.shape != (self.size,):
             raise UsageError(f"Weights are a vector of {self.size} entries; got shape {tuple(theta.shape)}.")
@@ -134,7 +133,7 @@ class TorchObjective(AbstractObjective):
 
     def cast(self, dtype: torch.dtype) -> "TorchObjective":
         """The same in another dtype: copies of the weights, and real data, are cast."""
-        view = self._view(computation=self.computation.cast(dtype), probe=self.probe.cast(dtype), _plans={})
+        view = self._view(computation=self.computation.cast(dtype), probe=self.probe.cast(dtype), _bytes={})
         view.theta = None if self.theta is None else self.theta.to(dtype)
         return view
 
@@ -156,10 +155,12 @@ class TorchObjective(AbstractObjective):
 
     def plan(self, kind: Kind) -> Plan:
         """How the data are cut for graphs of this kind."""
-        if kind not in self._plans:
-            risk = Risk(self.computation, self.probe, self.weights(), self.coupled)
-            self._plans[kind] = plan(kind, risk, self.max_memory)
-        return self._plans[kind]
+        if kind not in self._bytes:
+            self._bytes[kind] = bytes_of_graph(kind, self._risk())
+        return plan(self._bytes[kind], self.probe, float(self.max_memory), kind=kind, coupled=self.coupled)
+
+    def _risk(self) -> Risk:
+        return Risk(self.computation, self.probe, self.weights(), self.coupled)
 
     def parts(self) -> Iterator[Batch]:
         """The data in parts whose graphs of a gradient fit in memory; to be read within `computation.running()`."""
@@ -194,8 +195,7 @@ class TorchObjective(AbstractObjective):
 
     def products(self, kind: Literal["hessian", "gauss-newton"]) -> Products:
         """Products at the present weights, which later changes of the model do not move."""
-        risk = Risk(self.computation, self.probe, self.weights(), self.coupled)
-        return Products(BUILD[kind], risk, self.plan(kind), self.work)
+        return Products(BUILD[kind], self._risk(), self.plan(kind), self.work)
 
     def _operator(self, kind: Literal["hessian", "gauss-newton"]) -> SymmetricOperator:
         dtype, device, size = self.computation.vector_dtype, self.computation.device, self.size
