@@ -58,8 +58,10 @@ def at_state(objective: TorchObjective, state: State) -> TorchObjective:
 
     Raises `ProbeError` naming what is missing, unexpected or of another shape.
     """
-    held = getattr(state, "_orig_mod", state).state_dict() if isinstance(state, nn.Module) else dict(state)
-    own = objective.model.state_dict()
+    held = dict(getattr(state, "_orig_mod", state).state_dict() if isinstance(state, nn.Module) else state)
+    own = objective.model.state_dict(keep_vars=True)
+    by_tensor = {id(own[name]): held[name] for name in held if name in own}
+    held |= {name: by_tensor[id(t)] for name, t in own.items() if name not in held and id(t) in by_tensor}  # tied
     missing, unexpected = ([name for name in a if name not in b] for a, b in ((own, held), (held, own)))
     shapes = [name for name in own if name in held and own[name].shape != held[name].shape]
     told = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
