@@ -123,6 +123,8 @@ def test_a_class_without_examples_is_left_out_and_told():
     two = np.array([[0.5, 0.0, 0.0], [-0.5, 0.0, 0.0]])
     estimate = measured(two, np.array([0, 2]), vertices)
     assert estimate["nc2_norms"] == pytest.approx(0.0, abs=1e-12)
+    classifier = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+    assert measured(two, np.array([0, 2]), classifier)["nc4"] == 0
     assert "1 of 3 classes" in " ".join(estimate.notes)
 
 

@@ -185,7 +185,7 @@ def test_pieces_of_a_deep_network_are_those_of_its_activation_patterns(seed, dty
     for count, kinks in zip(estimate.details["counts"], known, strict=True):
         assert count <= 1 + len(kinks)
         if dtype == "float64":  # kinks are told apart for sure from 4 times the resolution on
-            assert count >= 1 + np.sum(np.diff(np.concatenate([[-1.0], kinks])) > 4 * 2.0**-12)
+            assert count >= 1 + np.sum(np.diff(np.concatenate([[-1.0], kinks])) > 4 * 2.0**-16)
 
 
 def test_a_smooth_network_has_no_pieces_to_count():

@@ -76,10 +76,12 @@ def test_numerical_rank_counts_what_the_arithmetic_of_the_model_can_see(dtype):
     assert estimate.bound[0] == 0
 
 
-def test_a_singular_value_at_the_threshold_widens_the_bound_of_the_numerical_rank():
-    threshold = 8 * np.finfo(np.float64).eps
-    estimate = taken("numerical_rank", {"w": jnp.diag(jnp.asarray([1.0] * 6 + [threshold, 0.0]))})
-    assert estimate["w"] in (6, 7)
+@pytest.mark.parametrize(("units", "count"), [(5, 6), (10, 7)])
+def test_a_singular_value_near_the_threshold_widens_the_bound_of_the_numerical_rank(units, count):
+    # The threshold is 8 units, the error of a singular value of 8 × 8 below 6.
+    small = units * np.finfo(np.float64).eps
+    estimate = taken("numerical_rank", {"w": jnp.diag(jnp.asarray([1.0] * 6 + [small, 0.0]))})
+    assert estimate["w"] == count
     assert estimate.bound[0] == 1
 
 

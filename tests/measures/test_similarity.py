@@ -7,8 +7,9 @@ import pytest
 import gradbias as gb
 from gradbias.errors import NotApplicable, UsageError
 from gradbias.measures.catalogue import asked_for, take, take_all
+from gradbias.measures.collapse import feature_error
 from gradbias.measures.jax_objective import JaxObjective
-from gradbias.measures.similarity import centred_gram, linear_cka
+from gradbias.measures.similarity import _direction_error, centred_gram, linear_cka
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(20, 6)), RNG.normal(size=(20, 3))
@@ -148,3 +149,17 @@ def test_too_few_examples_are_refused():
         take_all({"cka_to_init": {"examples": 3}}, objective(weights(0), INPUTS, weights(0)))
     with pytest.raises(UsageError, match="four examples or more; got 3"):
         linear_cka(X[:3], Y[:3], unbiased=True)
+
+
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_the_bound_covers_features_moved_against_the_alignment(unbiased):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 30, 1))
+    y += x
+    value = linear_cka(x, y, unbiased=unbiased)
+    slope = np.array([linear_cka(x + 1e-6 * e[:, None], y, unbiased=unbiased) - value for e in np.eye(30)])
+    for eta in (1e-6, 1e-3):
+        moved = linear_cka(x - eta * np.sign(slope)[:, None], y, unbiased=unbiased)
+        gram, unit = centred_gram(x, unbiased=unbiased), eta / feature_error(x, 1.0)
+        bound = _direction_error(x, centred_gram(x), float(np.linalg.norm(gram)), unit)
+        assert bound / 50 < value - moved <= bound

@@ -18,6 +18,7 @@ COARSE = 64  # cells of a segment to begin with
 NOISE_PROBES = 16
 # A change of slope counts from 4 times the largest rounding error expected: see `rounding_noise`.
 CERTAIN = 4.0
+CROWDED = 32 * COARSE  # nodes of a segment from which on half of them beside a change of slope is too many
 
 
 def mean_of_samples(samples: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -155,9 +156,13 @@ class _Line:
         found = size > CERTAIN * self.noise
         self.certain.append(around[found])
         self.possible.append(around[size > CERTAIN / 2 * self.noise])
+        if len(size) > CROWDED and np.mean(found) > 0.5:
+            return np.zeros(0)  # changes of slope wherever one looks: a smooth model
+        # A kink of which a node sees D is seen as D / 4 at least after halving: a weaker one would be lost.
+        clear = size > 4 * CERTAIN * self.noise
         cells = np.zeros(len(self.t) - 1, dtype=bool)
-        cells[:-1] |= found
-        cells[1:] |= found
+        cells[:-1] |= clear
+        cells[1:] |= clear
         # Halves of a cell are not below r.
         cells &= np.diff(self.t) >= 2 * self.resolution
         return (self.t[:-1] + self.t[1:])[cells] / 2
@@ -210,18 +215,22 @@ def count_pieces(
 
 def _outputs(objective: AbstractObjective, lines: list[_Line], wanted: list[np.ndarray]) -> list[np.ndarray]:
     points = np.concatenate([line.points(t) for line, t in zip(lines, wanted, strict=True)])
-    # Padded to a power of two: where models are compiled, they are compiled for a few sizes only.
-    padded = points[np.minimum(np.arange(max(2 * COARSE, 1 << (len(points) - 1).bit_length())), len(points) - 1)]
-    g = objective.with_inputs(padded).outputs()[: len(points)]
+    # Not many more at once than the probe data; padded to powers of two, so that a compiled model is compiled for few
+    # sizes only.
+    most = 1 << max(2 * COARSE, objective.examples).bit_length() - 1
+    size = min(most, max(2 * COARSE, 1 << (len(points) - 1).bit_length()))
+    rows = np.minimum(np.arange(-(-len(points) // size) * size), len(points) - 1)
+    told = [objective.with_inputs(points[part]).outputs() for part in rows.reshape(-1, size)]
+    g = np.concatenate(told)[: len(points)]
     _require_finite("The outputs between the probe data", g)
     return np.split(g, np.cumsum([len(t) for t in wanted])[:-1])
 
 
 @instrument(
-    gradients=5.0,
+    gradients=10.0,
     cost="forward passes: 64 points per segment, and two per kink and halving",
     invariances="all reparametrisations of the same function, invertible affine maps of the inputs and of the outputs",
-    says="How many linear pieces the function has on the way between two probe examples, on average.",
+    says="At least how many linear pieces the function has on the way between two probe examples, on average.",
     not_says="Not the number of regions of the input space, nor of activation patterns: a kink that the outputs do not "
     "show is not counted.",
     needs="real inputs and a piecewise linear model (ReLU, max pooling)",
@@ -232,7 +241,7 @@ def _linear_regions(
     rng: np.random.Generator,
     state: dict[str, Any],
     segments: int | np.ndarray = 10,
-    resolution: float = 2.0**-12,
+    resolution: float = 2.0**-16,
 ) -> Estimate:
     r"""Mean number of linear pieces of the outputs f along segments between pairs of probe examples, for ReLU networks.
 
@@ -241,7 +250,7 @@ def _linear_regions(
     pieces: disjoint intervals, in each of which f departs from affine by more than rounding does, measured on close
     points. Cells beside a change of slope are halved down to `resolution` (a share of the segment): kinks closer than
     about 3 of those may count as one, and pieces that begin and end within one of the first 64 cells without a visible
-    change of slope are not seen. The bound counts changes of slope near the size of rounding.
+    change of slope are not seen. The bound is of changes of slope near the size of rounding alone, not of those unseen.
 
     Not converged where changes of slope do not stand apart: a smooth model, or kinks closer than `resolution`.
     Details: the counts by segment.
@@ -257,13 +266,16 @@ def _linear_regions(
     counts = np.array([one.least for one in pieces])
     value, bound = float(np.mean(counts)), float(np.mean([one.most - one.least for one in pieces]))
     details = {"counts": counts, "resolution": resolution}
-    seen = f"A lower bound of the pieces: kinks nearer than about {3 * resolution:.2g} of a segment may count as one."
+    seen = (
+        f"A lower bound of the pieces: kinks nearer than about {3 * resolution:.2g} of a segment may count as one, "
+        f"and a change of slope that rounding in the outputs hides ({objective.epsilon:.1g}) is not seen."
+    )
     crowded = sum(not one.resolved for one in pieces)
     if not crowded:
         return Estimate(value, bound, reason=f"kinks apart at {resolution:.2g}", details=details, notes=(seen,))
     reason = (
         f"changes of slope do not stand apart on {crowded} of {len(pieces)} segments: at least {value:.6g} pieces each "
-        "on average, if the model is piecewise linear at all; a finer resolution= may tell them apart"
+        "on average, if the model is piecewise linear at all; a finer resolution=, or weights in float64, may tell more"
     )
     return Estimate(math.nan, math.inf, False, reason, details={**details, "unconverged": value}, notes=(seen,))
 

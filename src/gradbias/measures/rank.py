@@ -109,10 +109,9 @@ def stable_rank_bound(singular_values: np.ndarray, error: float) -> float:
     largest = float(np.max(singular_values))
     if error >= largest:
         return float(len(singular_values))
-    low = float(np.sum(np.maximum(singular_values - error, 0.0) ** 2)) / (largest + error) ** 2
+    # Each (σᵢ + δ) / (σ₁ - δ), at least 0, is convex in δ: the upper end is the farther one.
     high = float(np.sum((singular_values + error) ** 2)) / (largest - error) ** 2
-    value = stable_rank(singular_values)
-    return max(high - value, value - low)
+    return high - stable_rank(singular_values)
 
 
 class Spectrum(NamedTuple):

@@ -38,17 +38,18 @@ def centred_gram(x: np.ndarray, *, unbiased: bool = False) -> np.ndarray:
     """
     # Centring before the product: a large mean would cancel in the Gram matrix only up to its square.
     a = x - np.mean(x, axis=0)
-    k = a @ a.T
-    if not unbiased:
-        return k
+    return _u_centred(a @ a.T) if unbiased else a @ a.T
+
+
+def _u_centred(k: np.ndarray) -> np.ndarray:
     n = len(k)
     if n < 4:
         raise UsageError(f"The unbiased estimate needs four examples or more; got {n}.")
-    np.fill_diagonal(k, 0.0)
-    rows = np.sum(k, axis=1)
-    k -= (rows[:, None] + rows[None, :]) / (n - 2) - np.sum(rows) / ((n - 1) * (n - 2))
-    np.fill_diagonal(k, 0.0)
-    return k
+    hollow = k - np.diag(np.diag(k))
+    rows = np.sum(hollow, axis=1)
+    hollow -= (rows[:, None] + rows[None, :]) / (n - 2) - np.sum(rows) / ((n - 1) * (n - 2))
+    np.fill_diagonal(hollow, 0.0)
+    return hollow
 
 
 def alignment(k: np.ndarray, l: np.ndarray) -> float:
@@ -59,16 +60,6 @@ def alignment(k: np.ndarray, l: np.ndarray) -> float:
     """
     scale = float(np.linalg.norm(k)) * float(np.linalg.norm(l))
     return float(np.sum(k * l)) / scale if scale > 0 else math.nan
-
-
-def _direction_error(x: np.ndarray, gram: np.ndarray, unit: float) -> float:
-    """How far the centred Gram matrix, scaled to norm one, may be off: 2 ‖ΔK‖ / ‖K‖, ‖ΔK‖ ≤ (2 ‖X‖₂ + ‖ΔX‖) ‖ΔX‖."""
-    norm = float(np.linalg.norm(gram))
-    a = x - np.mean(x, axis=0)
-    # Centring and U-centring are projections: they make no error larger.
-    off = math.sqrt(len(x)) * feature_error(x, unit)
-    largest = math.sqrt(float(np.linalg.norm(a @ a.T, 2)))
-    return 2 * (2 * largest + off) * off / norm if norm > 0 else math.inf
 
 
 @instrument(
@@ -131,6 +122,14 @@ def _grams(objective: AbstractObjective, index: np.ndarray, unbiased: bool) -> d
     for name, x in objective.subset(index).features().items():
         if not np.all(np.isfinite(x)):
             raise ProbeError(f"The inputs of the layer {name} hold NaN or infinity: they have no alignment.")
-        gram = centred_gram(x, unbiased=unbiased)
-        grams[name] = (gram, _direction_error(x, gram, objective.epsilon))
+        plain = centred_gram(x)
+        gram = _u_centred(plain) if unbiased else plain
+        grams[name] = (gram, _direction_error(x, plain, float(np.linalg.norm(gram)), objective.epsilon))
     return grams
+
+
+def _direction_error(x: np.ndarray, plain: np.ndarray, norm: float, unit: float) -> float:
+    """How far the Gram matrix, scaled to norm one, may be off: 2 ‖ΔK‖ / ‖K‖, ‖ΔK‖ ≤ (2 ‖X‖₂ + ‖ΔX‖) ‖ΔX‖."""
+    # Centring and U-centring are projections: they make no error larger. ‖X‖₂² = ‖X Xᵀ‖₂ ≤ ‖X Xᵀ‖_F.
+    off = math.sqrt(len(x)) * feature_error(x, unit)
+    return 2 * (2 * math.sqrt(float(np.linalg.norm(plain))) + off) * off / norm if norm > 0 else math.inf
