@@ -18,7 +18,9 @@ from gradbias.measures.questions import answers, questions
 from gradbias.measures.readings import Run, Series, short
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
+PARTS = {"laziness": ("nonlinearity",), "kkt_residual": ("stationarity", "complementarity")}
 NC = ("nc1", "nc2_norms", "nc2_angles", "nc3", "nc4")
+PARTS |= {"neural_collapse": NC}
 QUESTIONS = {one.text: one for one in questions()}
 
 
@@ -137,6 +139,43 @@ def test_it_is_flatter_than_it_was_below_half_of_the_largest():
     assert asked((1.0, 0.1), (math.nan, math.inf), (5.0, 0.1)) == "cannot tell"
 
 
+def test_batches_are_at_the_edge_of_stochastic_descent_where_its_threshold_is_known():
+    def asked(value, optimizer):
+        known = series("preconditioned_sharpness", estimate(1.0, 0.0, threshold=2.0, optimizer=optimizer))
+        return verdict("Does gradient noise set the edge", series("batch_sharpness", estimate(value, 0.05)), known)
+
+    assert (asked(2.0, "SGD"), asked(1.0, "SGD"), asked(2.0, "Adam")) == ("yes", "no", "cannot tell")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.5, "yes"), (0.05, "no"), (0.2, "cannot tell"), (0.29, "cannot tell")]
+)
+def test_the_lazy_regime_is_left_when_the_linear_model_no_longer_explains_the_outputs(value, expected):
+    made = series("laziness", estimate({"nonlinearity": value, "movement": 9.0, "kernel_drift": 9.0}, 0.02))
+    assert verdict("Has it left the lazy", made) == expected
+    assert verdict("Has it left the lazy", series("ntk_drift", estimate(value, 0.02))) == expected
+
+
+def test_a_kkt_point_has_both_residuals_small():
+    def asked(*values):
+        made = dict(zip((*PARTS["kkt_residual"], "one_gradient"), (*values, 5.0), strict=True))
+        return verdict("Is the direction of the weights", series("kkt_residual", estimate(made, 0.01)))
+
+    assert (asked(0.05, 0.05), asked(0.05, 0.5), asked(0.095, 0.05)) == ("yes", "no", "cannot tell")
+
+
+def test_one_bound_below_one_is_enough():
+    def asked(**values):
+        text = "Does a generalization bound"
+        return verdict(text, *(series(f"{name}_bound", estimate(value, 0.01)) for name, value in values.items()))
+
+    assert (asked(golowich=9.0, pac_bayes=0.5), asked(golowich=9.0), asked(golowich=1.0)) == (
+        "yes",
+        "no",
+        "cannot tell",
+    )
+
+
 def test_what_was_not_taken_is_not_asked_and_what_to_add_is_said():
     given_ = answers(Run([]))
     assert {answer.verdict for answer in given_} == {"not asked"}
@@ -152,7 +191,7 @@ def test_every_question_is_about_measures_that_exist():
 @settings(max_examples=150, deadline=None)
 def test_a_verdict_holds_wherever_the_truth_lies_within_the_bounds(text, data):
     name = data.draw(st.sampled_from(QUESTIONS[text].measures))
-    parts = NC if name == "neural_collapse" else None
+    parts = PARTS.get(name)
     scale = data.draw(st.sampled_from([0.05, 1.0, 30.0]))
     told, exact = [], []
     for _ in range(data.draw(st.integers(1, 5))):
@@ -165,8 +204,10 @@ def test_a_verdict_holds_wherever_the_truth_lies_within_the_bounds(text, data):
         else:
             told.append(estimate(dict(zip(parts, values, strict=True)), bounds))
             exact.append(estimate(dict(zip(parts, truths, strict=True)), 0.0))
-    said = verdict(text, series(name, *told), batch_size=32)
-    assert said in ("cannot tell", verdict(text, series(name, *exact), batch_size=32))
+    edge = series("preconditioned_sharpness", estimate(1.0, 0.0, threshold=2.0, optimizer="SGD"))
+    more = [] if name == "preconditioned_sharpness" else [edge]
+    said = verdict(text, series(name, *told), *more, batch_size=32)
+    assert said in ("cannot tell", verdict(text, series(name, *exact), *more, batch_size=32))
 
 
 class Balanced(HTMLParser):

@@ -132,14 +132,33 @@ def _edge_of_stability(run: Run, name: str) -> Finding:
     levels = [float(r.estimate.details.get("threshold", math.nan)) for r in readings]
     if not all(map(math.isfinite, levels)):
         return Finding(None, "no threshold is known: pass optimizer= and add measure preconditioned_sharpness")
-    share = [tuple(end / level for end in _within(r)) for r, level in zip(readings, levels, strict=True)]
-    low, high = (float(np.median([s[k] for s in share])) for k in (0, 1))
+    return _at_edge(readings, levels)
+
+
+def _at_edge(readings: Sequence[Reading], levels: Sequence[float]) -> Finding:
+    """Whether the median share of the threshold (one level for all, or one each) is between 0.9 and 1.5."""
+    ends = np.array([_within(reading) for reading in readings])
+    low, high = np.median(ends / np.array(levels)[:, None], axis=0).tolist()
     told = f"{_told(readings[-1])}, threshold {levels[-1]:.4g}; median share in [{low:.3g}, {high:.3g}]"
     return Finding(_all([_above((low, high), 0.9), _not(_above((low, high), 1.5))]), told)
 
 
 def _not(found: bool | None) -> bool | None:
     return None if found is None else not found
+
+
+@question(
+    "Does gradient noise set the edge: are the batches at it?",
+    measures=["batch_sharpness"],
+    rule="as for the edge of stability, with the batch sharpness against the threshold of SGD, 2 / (step size) without "
+    "momentum; known where preconditioned_sharpness is read and the optimizer is SGD.",
+)
+def _batches_at_the_edge(run: Run, name: str) -> Finding:
+    known = [r.estimate.details for r in run["preconditioned_sharpness"] if "threshold" in r.estimate.details]
+    last = run[name][-1]
+    if not known or known[-1].get("optimizer") != "SGD":
+        return Finding(None, f"{_told(last)}; no threshold is known: add preconditioned_sharpness, with SGD")
+    return _at_edge(run[name][len(run[name]) // 2 :], [float(known[-1]["threshold"])])
 
 
 @question(
@@ -241,3 +260,45 @@ def _flatter(run: Run, name: str) -> Finding:
     most = max(known, key=lambda reading: _within(reading)[0])
     largest = (_within(most)[0], max(_within(reading)[1] for reading in readings))
     return Finding(_less(_within(last), largest, 0.5), f"{_told(last)}, largest {_told(most)}")
+
+
+@question(
+    "Has it left the lazy regime (and learned features)?",
+    measures=["laziness", "ntk_drift"],
+    rule="yes if in the last reading the share of the outputs' change that the linear model at the start does not have "
+    "(or the relative drift of the tangent kernel) is above 0.3 at its lower end; no if it is at most 0.1 at its upper "
+    "end; between them neither word fits.",
+)
+def _rich(run: Run, name: str) -> Finding:
+    part = "nonlinearity" if name == "laziness" else ""
+    last = run[name][-1]
+    low, high = _within(last, part)
+    return Finding(True if low > 0.3 else False if high <= 0.1 else None, _told(last, part))
+
+
+@question(
+    "Is the direction of the weights near one that descent can converge to (a KKT point of the margin)?",
+    measures=["kkt_residual"],
+    rule="yes if in the last reading both residuals, at their upper ends, are at most 0.1; no if either exceeds that "
+    "at its lower end.",
+)
+def _near_kkt(run: Run, name: str) -> Finding:
+    last, parts = run[name][-1], ("stationarity", "complementarity")
+    exceeds = [_above(_within(last, part), 0.1) for part in parts]
+    return Finding(_not(_any(exceeds)), ", ".join(_told(last, part) for part in parts))
+
+
+BOUNDS = ("spectral_margin_bound", "golowich_bound", "pac_bayes_bound", "parameter_count_bound")
+
+
+@question(
+    "Does a generalization bound say anything?",
+    measures=BOUNDS,
+    rule="yes if in its last reading one of the bounds on the error rate, at its upper end, is below 1; no if none of "
+    "those that were read can be. A vacuous bound says nothing against the model.",
+)
+def _not_vacuous(run: Run, name: str) -> Finding:
+    last = {bound: run[bound][-1] for bound in BOUNDS if run[bound]}
+    least = min(last, key=lambda bound: _within(last[bound])[1])
+    found = [_less(_within(reading), (1.0, 1.0)) for reading in last.values()]
+    return Finding(_any(found), f"{least} {_told(last[least])}")
