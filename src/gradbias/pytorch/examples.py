@@ -68,21 +68,27 @@ def per_example_gradients(
     `support` remembers whether `vmap` worked.
     """
     start, at = 0, weights()
-    for batch in pieces(probe.batches(), chunk):
-        chosen = None if labels is None else torch.as_tensor(labels[start : start + batch.size], device=probe.device)
-        start += batch.size
+    for part in pieces(probe.batches(), chunk):
+        host = None if labels is None else labels[start : start + part.size]
+        start += part.size
         rows = None
-        if support.setdefault("vmap", True):
-            try:
-                with computation.running(), warnings.catch_warnings():
-                    warnings.filterwarnings("error", message="There is a performance drop")
-                    rows = gradient_rows(computation, at, batch, chosen, vectorized=True)
-            except (RuntimeError, ValueError, TypeError, IndexError, UserWarning):
-                support["vmap"] = False  # in-place writes, data-dependent branches, kernels without a batching rule
-        if rows is None:
-            with computation.running():
+        with computation.running():
+            batch = part.to(probe.device)  # parts cut within the caller's inference mode have no derivatives
+            chosen = None if host is None else torch.as_tensor(host, device=probe.device)
+            if support.setdefault("vmap", True):
+                try:
+                    rows = _vectorized(computation, at, batch, chosen)
+                except (RuntimeError, ValueError, TypeError, IndexError, UserWarning):
+                    support["vmap"] = False  # in-place writes, data-dependent branches, kernels without batching rules
+            if rows is None:
                 rows = gradient_rows(computation, at, batch, chosen, vectorized=False)
         yield rows
+
+
+def _vectorized(computation: Computation, weights: Weights, batch: Batch, labels: Tensor | None) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="There is a performance drop")
+        return gradient_rows(computation, weights, batch, labels, vectorized=True)
 
 
 def real_inputs(batch: Batch) -> list[Tensor]:

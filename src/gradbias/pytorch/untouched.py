@@ -61,13 +61,15 @@ def _kept_tensor(tensor: torch.Tensor) -> Any:
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> list[Any]:
-    groups = [(group, dict(group), list(group["params"])) for group in optimizer.param_groups]
+    listed = list(optimizer.param_groups)
+    groups = [(group, dict(group), list(group["params"])) for group in listed]
     state = [(held, dict(held)) for held in optimizer.state.values()]
     owners = dict(optimizer.state)
     values = [(t, t.detach().clone()) for held, _ in state for t in held.values() if isinstance(t, torch.Tensor)]
 
     def restore() -> None:
         _refill(optimizer.state, owners)
+        _refill(optimizer.param_groups, listed)
         for held, copy in state:
             _refill(held, copy)
         for tensor, value in values:
