@@ -61,6 +61,7 @@ class Lanczos:
     beta: float = np.inf  # norm of what is left of the last image; 0 where the space is invariant
     noise: float = 0.0
     norm: float = 0.0
+    floor: float = 0.0  # rounding that the products have besides, where they are a difference
     dropped: float | None = None  # norm of the residuals of vectors that were locked though not exact
     products: int = 0
 
@@ -121,7 +122,8 @@ class Lanczos:
 
     @property
     def rounding(self) -> float:
-        return max(ROUNDING * self.operator.epsilon * self.norm, 2 * self.noise)
+        """How far rounding can move an eigenvalue."""
+        return max(ROUNDING * self.operator.epsilon * self.norm, 2 * self.noise, self.floor)
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray]:
         """Ritz values in descending order, and their coefficients as columns."""
@@ -202,12 +204,14 @@ def extreme_eigenpairs(
     max_products: int | None = None,
     max_basis: int | None = None,
     copies: bool = False,
+    floor: float = 0.0,
 ) -> Eigenpairs:
     r"""The k largest or smallest eigenvalues, each within `rtol` of its size, or of a hundredth of the norm if larger.
 
     A Krylov space of one start holds one vector per distinct eigenvalue: one of multiplicity two appears once, unless
     `copies` asks for new starts until none finds another beyond the k-th (at about the cost of a second run).
-    At most `max_basis` vectors are held; by default as many as fit into 2 GB of float64.
+    At most `max_basis` vectors are held; by default as many as fit into 2 GB of float64. `floor` is the absolute error
+    of a product, where it is more than rounding of the result (a difference of two matrices).
 
     >>> a = np.diag(np.arange(100.0))
     >>> pairs = extreme_eigenpairs(SymmetricOperator(a.__matmul__, 100, 2e-16), 2, rng=np.random.default_rng(0))
@@ -221,7 +225,7 @@ def extreme_eigenpairs(
     room = min(n, max(k + 12, min(3 * k + 60, int(2.5e8 // n)) if max_basis is None else max_basis))
     limit = 10 * (k + 20) if max_products is None else max_products
     sign = 1.0 if which == "largest" else -1.0
-    space = Lanczos(operator, sign, operator.rows(min(2 * k + 12, room + 1)), np.zeros((room + 1,) * 2))
+    space = Lanczos(operator, sign, operator.rows(min(2 * k + 12, room + 1)), np.zeros((room + 1,) * 2), floor=floor)
     space.begin(rng)
     failure = (1 - confidence) / (2 if copies else 1)
     check, seen, settled = k, None, False
@@ -325,7 +329,9 @@ def _ceiling(values: np.ndarray, up: np.ndarray) -> np.ndarray:
     return np.minimum.accumulate(values + up)
 
 
-def _pairs(space: Lanczos, k: int, rtol: np.ndarray, confidence: float | None, failure: float, settled: bool) -> Eigenpairs:
+def _pairs(
+    space: Lanczos, k: int, rtol: np.ndarray, confidence: float | None, failure: float, settled: bool
+) -> Eigenpairs:
     values, columns = (part[..., : min(k, space.filled)] for part in space.ritz())
     bounds, converged = _bounds(space, values, rtol, failure)
     if space.dropped is not None:  # the locked pairs were certified to their tolerance by an earlier start
@@ -351,6 +357,17 @@ def _reason(space: Lanczos, settled: bool, rtol: np.ndarray, confidence: float |
     if confidence is None:
         return f"exact up to rounding: the space of {space.filled} vectors is invariant"
     return (
-        f"within a tolerance of {np.max(rtol):.2g} after {space.products} products; with probability {confidence:.0%} over the "
-        "random start, no eigenvalue beyond was missed"
+        f"within a tolerance of {np.min(rtol):.2g} after {space.products} products; but for a random start of "
+        f"probability {1 - confidence:.2g}, no eigenvalue beyond was missed"
     )
+
+
+def beyond(space: Lanczos, failure: float) -> tuple[float, float]:
+    """How far at most the spectrum goes on below and above the Ritz values, but for probability `failure`."""
+    if space.beta == 0:
+        return space.rounding, space.rounding
+    log = np.log(smallest_component(failure / 2, space.operator.size))
+    values = space.ritz()[0]
+    widths = max(space.norm, space.rounding) * 2.0 ** np.arange(-50.0, 51.0)
+    low, high = (space.log_roots(end + side * widths) + log >= 0 for end, side in ((values[-1], -1), (values[0], 1)))
+    return float(widths[np.argmax(low)]) + space.rounding, float(widths[np.argmax(high)]) + space.rounding
