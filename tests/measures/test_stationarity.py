@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from cases import PROPERTY
 from gradbias.errors import NotApplicable, UsageError
 from gradbias.measures.catalogue import take_all
 from gradbias.measures.jax_objective import JaxObjective
-from gradbias.measures.stationarity import cone_distance
+from gradbias.measures.stationarity import cone_distance, distance_below
 from gradbias.oracles import max_margin, max_margin_dual
 
 DATA = gb.data.separable_gaussians(30, 4, key=jax.random.key(1))
@@ -58,6 +59,16 @@ def test_with_one_example_the_residual_is_the_sine_of_the_angle():
     assert found["complementarity"] == 0
     # λ for the scaled problem, in which θ̃ = θ / (10 cos 0.4): the projection of θ̃ on x is λ x.
     assert found.details["multipliers"] == pytest.approx([0.25])
+
+
+def test_multipliers_that_are_not_the_best_are_covered_by_the_bound(monkeypatch):
+    problem = gb.Problem(gb.models.linear, gb.losses.logistic, np.array([[2.0, 0.0]]), np.ones(1), np.zeros(2))
+    solve = scipy.optimize.nnls
+    for factor in (0.0, 0.5, 0.9, 1.2):
+        monkeypatch.setattr(scipy.optimize, "nnls", lambda *a, f=factor, **k: (f * solve(*a, **k)[0], 0.0))
+        found = at(5 * jnp.array([np.cos(0.4), np.sin(0.4)]), problem)
+        error = abs(found["stationarity"] - np.sin(0.4))
+        assert 1e-3 < error <= found.bound[0]
 
 
 def test_both_parts_are_those_of_the_best_multipliers_on_a_fine_grid():
@@ -123,14 +134,16 @@ def test_no_nonnegative_combination_beats_the_lower_bound(m, d, seed):
     assert distance == pytest.approx(np.linalg.norm(theta - multipliers @ rows))
     assert below <= distance <= np.linalg.norm(theta) * (1 + 1e-12)
     assert distance - below <= 1e-7 * np.linalg.norm(theta)
-    for scale in (1e-3, 1.0):
+    for scale in (1e-3, 0.1, 1.0):
         others = np.maximum(0, multipliers + scale * rng.normal(size=(20, m)))
         assert np.all(np.linalg.norm(theta - others @ rows, axis=1) >= below)
+        lower = [distance_below(theta, rows, theta - other @ rows) for other in others]
+        assert max(lower) <= distance + 1e-12 * np.linalg.norm(theta)  # rounding
 
 
 def test_misclassified_examples_and_wrong_options_are_refused():
     with pytest.raises(NotApplicable, match="misclassified"):
-        at(-jnp.asarray(max_margin(DATA.x, DATA.y).value))
+        at(jnp.asarray(DATA.x[0] * DATA.y[0]))
     with pytest.raises(UsageError, match="factor is at least 1"):
         at(jnp.asarray(max_margin(DATA.x, DATA.y).value), factor=0.5)
 

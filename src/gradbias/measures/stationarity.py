@@ -13,15 +13,32 @@ from .margin import margins_of
 from .objective import AbstractObjective
 
 
+def distance_below(
+    theta: Float[np.ndarray, " p"], rows: Float[np.ndarray, "m p"], residual: Float[np.ndarray, " p"]
+) -> float:
+    r"""A lower bound on $\min_{\lambda \ge 0} \|\theta - \sum_i \lambda_i g_i\|$ from any vector r, such as a residual.
+
+    With $\tau = \max(0, \max_i r \cdot g_i)$, every $\lambda \ge 0$ has $\|\theta - \sum_i \lambda_i g_i\| \ge
+    (r \cdot \theta - \tau \sum_i \lambda_i) / \|r\|$, and the best has $\sum_i \lambda_i \le \|\theta\|^2 / \min_i
+    \theta \cdot g_i$, which must be positive; else 0.
+
+    >>> distance_below(np.array([1.0, 1.0]), np.array([[2.0, 0.0]]), np.array([0.0, 3.0]))
+    1.0
+    """
+    size, least = float(np.linalg.norm(residual)), float(np.min(rows @ theta))
+    if size == 0 or least <= 0:
+        return 0.0
+    excess = max(0.0, float(np.max(rows @ residual)))
+    return max(0.0, (float(residual @ theta) - excess * float(theta @ theta) / least) / size)
+
+
 def cone_distance(
     theta: Float[np.ndarray, " p"], rows: Float[np.ndarray, "m p"]
 ) -> tuple[float, float, Float[np.ndarray, " m"]]:
     r"""$\min_{\lambda \ge 0} \|\theta - \sum_i \lambda_i g_i\|$: the distance attained, one no λ can beat, and λ.
 
     The problem is solved on the Gram matrix of θ and the rows $g_i$; the distance of the λ found is then computed from
-    the vectors themselves. For $r = \theta - \sum_i \lambda_i g_i$ and $\tau = \max(0, \max_i r \cdot g_i)$, any
-    $\lambda' \ge 0$ has $\|\theta - \sum_i \lambda'_i g_i\| \ge (r \cdot \theta - \tau \sum_i \lambda'_i) / \|r\|$,
-    and the best one $\sum_i \lambda'_i \le \|\theta\|^2 / \min_i \theta \cdot g_i$, which must be positive.
+    the vectors themselves, and the lower one is `distance_below` of its residual.
 
     >>> cone_distance(np.array([1.0, 1.0]), np.array([[2.0, 0.0]]))[:2]
     (1.0, 1.0)
@@ -39,12 +56,7 @@ def cone_distance(
     multipliers = scaled * np.linalg.norm(theta) / np.where(lengths > 0, lengths, 1.0)
     residual = theta - multipliers @ rows
     distance = float(np.linalg.norm(residual))
-    least = float(np.min(rows @ theta))
-    if distance == 0 or least <= 0:
-        return distance, 0.0, multipliers
-    excess = max(0.0, float(np.max(rows @ residual)))
-    below = (float(residual @ theta) - excess * float(theta @ theta) / least) / distance
-    return distance, float(np.clip(below, 0.0, distance)), multipliers
+    return distance, min(distance, distance_below(theta, rows, residual)), multipliers
 
 
 def _margin_gradients(objective: AbstractObjective) -> np.ndarray:
