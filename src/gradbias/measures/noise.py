@@ -4,6 +4,7 @@ Throughout, $g_i = \nabla \ell_i(\theta)$ is the gradient of one example's loss,
 $\Sigma = \frac1n \sum_i (g_i - \bar g)(g_i - \bar g)^\top$ their covariance over the probe data.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -18,12 +19,11 @@ from .per_example import (
     entropy_rank,
     hill,
     jackknife,
-    mean_of_forms,
     simple_noise_scale,
     tail_bound,
 )
+from .stochastic import CONFIDENCE, half_width
 
-CONFIDENCE = 0.95
 # Back-propagation makes each entry of a gradient with a few rounding units per layer, relative to the size of what is
 # summed: 16 covers a deep network, as errors of either sign partly cancel.
 ROUNDING = 16.0
@@ -203,10 +203,10 @@ def _noise_directions(objective: AbstractObjective, count: int, rng: np.random.G
     return directions, False
 
 
-def _probes(objective: AbstractObjective, count: int, rng: np.random.Generator) -> tuple[np.ndarray, bool]:
-    if count >= objective.size:
-        return np.eye(objective.size) * np.sqrt(objective.size), True
-    return rng.choice([-1.0, 1.0], size=(count, objective.size)), False
+def _probes(size: int, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Random signs, or, where there are as many probes as parameters, the axes at the same length."""
+    for number in range(min(count, size)):
+        yield rng.choice([-1.0, 1.0], size=size) if count < size else np.eye(1, size, number)[0] * np.sqrt(size)
 
 
 @instrument(
@@ -233,9 +233,9 @@ def _noise_alignment(
     \Sigma / P)$, 1 for isotropic noise of equal size [@zhu2019anisotropic, number not checked]. Σ is exact, of at most
     `examples` examples drawn at random. $\operatorname{tr}(H\Sigma)$ is the mean of $u^\top H u$ over `probes` random
     sign combinations u of the centred gradients, $\|H\|_F^2$ and $\operatorname{tr} H$ those of $\|Hv\|^2$ and
-    $v^\top H v$ over random signs v: Monte Carlo errors at 95 % confidence; exact but for rounding where `probes`
-    reaches the number of examples and of parameters. `anisotropy` is not converged where the error of
-    $\operatorname{tr} H$ reaches 0.
+    $v^\top H v$ over random signs v: Monte Carlo errors at 95 % confidence, to first order in those of the
+    parts; exact but for rounding where `probes` reaches the number of examples and of parameters. `anisotropy` is not
+    converged where the error of $\operatorname{tr} H$ reaches 0.
     """
     if probes < 2:
         raise UsageError(f"A Monte Carlo error needs at least 2 probes; got probes={probes}.")
@@ -277,16 +277,17 @@ def _traces(
     apply = objective.hessian()
     noise, exact_noise = _noise_directions(part, probes, rng)
     along = np.array([float(u @ apply(u)) for u in noise])
-    signs, exact_signs = _probes(objective, probes, rng)
-    images = [(v, apply(v)) for v in map(objective.asvector, signs)]
-    traces = np.array([float(v @ image) for v, image in images])
-    squares = np.array([float(np.sum(objective.asnumpy(image) ** 2)) for _, image in images])
+    forms = []
+    for v in map(objective.asvector, _probes(objective.size, probes, rng)):
+        image = apply(v)
+        forms.append((float(v @ image), float(np.sum(objective.asnumpy(image) ** 2))))
+    traces, squares = np.array(forms).T
+    exact = (exact_noise, probes >= objective.size, probes >= objective.size)
     found = [
-        mean_of_forms(along, exact_noise),
-        mean_of_forms(traces, exact_signs),
-        mean_of_forms(squares, exact_signs),
+        (float(np.mean(samples)), 0.0 if known else float(half_width(samples)))
+        for samples, known in zip((along, traces, squares), exact, strict=True)
     ]
-    return found, exact_noise and exact_signs
+    return found, all(exact)
 
 
 @instrument(

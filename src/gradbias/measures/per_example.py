@@ -121,21 +121,3 @@ def tail_bound(k: int) -> float:
     # α Σ log (x_(i) / x_(k+1)) is the sum of k standard exponential variables: half a χ² of 2k degrees of freedom.
     low, high = stats.chi2.ppf([0.025, 0.975], 2 * k) / (2 * (k - 1))
     return float(max(1 - low, high - 1))
-
-
-def mean_of_forms(samples: np.ndarray, exact: bool) -> tuple[float, float]:
-    """Mean, and the half-width at 95 % of a Monte Carlo mean of quadratic forms in random signs.
-
-    Such forms are mixtures of χ² variables, and skew. Student's interval is too short for few of them; where all have
-    one sign, a χ² of as many degrees of freedom as their mean and variance tell gives the longer side.
-    """
-    from scipy import stats
-
-    mean, m = float(np.mean(samples)), len(samples)
-    if exact or m < 2:
-        return mean, 0.0 if exact else np.inf
-    half = float(stats.t.ppf(0.975, m - 1) * np.std(samples, ddof=1) / np.sqrt(m))
-    if half > 0 and (np.all(samples > 0) or np.all(samples < 0)):
-        freedom = m * max(1.0, 2 * mean**2 / np.var(samples, ddof=1))
-        half = max(half, abs(mean) * (freedom / float(stats.chi2.ppf(0.025, freedom)) - 1))
-    return mean, half

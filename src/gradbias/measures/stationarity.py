@@ -40,8 +40,8 @@ def cone_distance(
     The problem is solved on the Gram matrix of θ and the rows $g_i$; the distance of the λ found is then computed from
     the vectors themselves, and the lower one is `distance_below` of its residual.
 
-    >>> cone_distance(np.array([1.0, 1.0]), np.array([[2.0, 0.0]]))[:2]
-    (1.0, 1.0)
+    >>> [round(float(d), 9) for d in cone_distance(np.array([1.0, 1.0]), np.array([[2.0, 0.0]]))[:2]]
+    [1.0, 1.0]
     """
     from scipy.optimize import nnls
 
