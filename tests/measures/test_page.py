@@ -15,7 +15,7 @@ from gradbias.measures.catalogue import Measure, catalogue
 from gradbias.measures.estimate import Cost, Estimate
 from gradbias.measures.page import curve, snapshot, write
 from gradbias.measures.questions import answers, questions
-from gradbias.measures.readings import Run, Series, short
+from gradbias.measures.readings import Run, Series, number, short
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 PARTS = {"laziness": ("nonlinearity",), "kkt_residual": ("stationarity", "complementarity")}
@@ -48,8 +48,8 @@ def estimate(value, bound, **details):
 
 def series(name, *estimates):
     made = Series(declared(name), {"k": 3}, seconds=0.5)
-    for number, one in enumerate(estimates):
-        made.add(10 * number, one)
+    for place, one in enumerate(estimates):
+        made.add(10 * place, one)
     return made
 
 
@@ -235,6 +235,7 @@ def page(tmp_path_factory):
             at_edge((1.0, 0.1), (2.0, 0.01), (1.97, 0.01), (2.02, 0.01)),
             series("effective_rank", estimate([3.0, 8.0], 0.1), estimate([3.0, 4.0], 0.1)),
             series("gradient_norm", noted, noted),
+            series("weight_norm", noted),
             failed,
             unread,
         ],
@@ -321,3 +322,31 @@ def test_what_did_not_converge_is_said_in_words():
     assert short(made) == "not converged (between 0 and 3)"
     with warnings.catch_warnings():
         assert short(estimate([1.0, math.nan], [0.1, math.inf])) == "l0 1 ± 0.1, l1 not converged"
+
+
+@pytest.mark.parametrize(
+    ("value", "bound", "told"),
+    [
+        (173.98, 36.2, "170 ± 40"),
+        (19.902, 10.0, "20 ± 10"),
+        (2.1604, 0.0101, "2.16 ± 0.02"),
+        (0.02631, 0.0003, "0.0263 ± 0.0003"),
+        (57.4, 2e-11, "57.4 ± 2e-11"),
+        (0.001, 5.0, "0.001 ± 5"),
+        (-1234567.0, 1000.0, "-1.235e+06 ± 1000"),
+        (0.0, 0.5, "0 ± 0.5"),
+        (3.0, 0.0, "3"),
+        (3.0, math.inf, "3 (no bound)"),
+        (math.nan, math.inf, "not converged"),
+    ],
+)
+def test_a_number_has_the_digits_that_its_bound_leaves(value, bound, told):
+    assert number(value, bound) == told
+
+
+def test_a_note_of_one_measure_stands_beside_it_and_one_of_several_above():
+    both, one = "Attention by the math backend.", "On 200 examples."
+    first = series("margin", Estimate(1.0, 0.0, notes=(both, one)))
+    second = series("weight_norm", Estimate(1.0, 0.0, notes=(both,)))
+    assert Run([first, second]).notes == [both]
+    assert Run([first]).notes == []

@@ -196,15 +196,38 @@ def failing(error, planned=1.0):
     return instrument("bad", take, planned=planned), calls
 
 
-def test_a_measure_without_a_meaning_here_is_reported_once_and_never_tried_again():
-    clock = Clock()
-    bad, calls = failing(NotApplicable("No classes. Take another."))
-    told = recorder(clock, bad, instrument("good", costing(clock, 0.1)), budget=None, every=1)
-    with pytest.warns(RuntimeWarning, match="bad failed at step 1.*No classes. Take another.") as caught:
-        rows = train(clock, told, 5)
-    assert len(caught) == len(calls) == 1
-    assert read_at(rows, "good") == [1, 2, 3, 4, 5]
-    assert "No classes" in told.summary()
+def test_a_measure_without_a_meaning_here_is_reported_once_and_tried_again_when_the_run_is_twice_as_long():
+    clock, tried = Clock(), []
+
+    def separated(rng, state):
+        tried.append(clock.now)
+        clock.now += 0.001
+        if clock.now < 30:
+            raise NotApplicable("Not separated yet.")
+        return Estimate(1.0, 0.0)
+
+    told = recorder(clock, instrument("late", separated), instrument("good", costing(clock, 0.0)), budget=None, every=1)
+    with pytest.warns(RuntimeWarning, match="late failed at step 1.*Not separated yet.") as caught:
+        rows = train(clock, told, 29)
+    assert len(caught) == 1
+    assert np.round(tried).tolist() == [1, 2, 4, 8, 16]
+    assert "Not separated" in told.summary()
+    assert read_at(rows, "good") == list(range(1, 30))
+    assert read_at(train(clock, told, 5), "late") == [3, 4, 5]  # steps 32, 33, 34
+    assert "Not separated" not in told.summary()
+
+
+def test_what_has_no_meaning_costs_the_others_nothing():
+    def readings(*more):
+        clock = Clock()
+        told = recorder(clock, instrument("good", costing(clock, 1.0), planned=1.0), *more, budget=0.1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return len(read_at(train(clock, told, 2000), "good"))
+
+    bad, calls = failing(NotApplicable("none"), planned=1.0)
+    assert readings(bad) >= readings() - 2  # its account is filled once, with two seconds
+    assert 1 < len(calls) <= 12
 
 
 def test_a_measure_that_fails_is_reported_once_and_tried_again():
@@ -261,7 +284,7 @@ def test_the_readings_before_the_first_step_are_free_and_tell_what_the_next_cost
     assert told.overhead <= 0.1
 
 
-def test_before_the_first_step_only_what_can_never_be_measured_is_reported():
+def test_before_the_first_step_only_what_has_no_meaning_is_reported():
     missing, calls = failing(NotApplicable("no classes"), planned=0.1)
     later = iter([ProbeError("no averages yet"), None])
 
@@ -275,7 +298,7 @@ def test_before_the_first_step_only_what_can_never_be_measured_is_reported():
         told.start(objective())
     assert len(caught) == 1
     assert read_at(train(Clock(), told, 1), "later") == [1]
-    assert len(calls) == 1
+    assert len(calls) == 2
 
 
 def test_state_is_kept_between_readings():

@@ -30,6 +30,7 @@ class Panel:
     sources: list[tuple[str, str]]
     definition: str
     reason: str
+    notes: list[str]
 
     @property
     def rate(self) -> str:
@@ -54,7 +55,8 @@ def render(run: Run, *, title: str) -> str:
     """The page as text."""
     from plotly.offline import get_plotlyjs
 
-    panels = [_panel(number, series) for number, series in enumerate(run.series)]
+    shared = run.notes
+    panels = [_panel(number, series, shared) for number, series in enumerate(run.series)]
     given = answers(run)
     whole = sum(series.seconds for series in run.series)
     return (
@@ -66,14 +68,14 @@ def render(run: Run, *, title: str) -> str:
             unasked=[answer for answer in given if answer.verdict == Answer.NOT_ASKED],
             panels=panels,
             seconds=whole,
-            notes=run.notes,
+            notes=shared,
             facts=run.facts | {name.replace("_", " "): value for name, value in versions().items()},
             script=get_plotlyjs() if any(panel.figure for panel in panels) else "",
         )
     )
 
 
-def _panel(number: int, series: Series) -> Panel:
+def _panel(number: int, series: Series, shared: list[str]) -> Panel:
     last = series.readings[-1].estimate if series.readings else None
     return Panel(
         series=series,
@@ -82,6 +84,7 @@ def _panel(number: int, series: Series) -> Panel:
         sources=[_cited(key) for key in series.measure.source],
         definition=series.measure.definition,
         reason="" if last is None else last.reason,
+        notes=[] if last is None else [note for note in last.notes if note not in shared],
     )
 
 

@@ -79,8 +79,10 @@ class Run:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the numbers must know, each note once."""
-        return list(dict.fromkeys(n for s in self.series for r in s.readings for n in r.estimate.notes))
+        """What a reader of all the numbers must know: the notes that more than one measure has."""
+        of = [{note for reading in series.readings for note in reading.estimate.notes} for series in self.series]
+        every = dict.fromkeys(note for s in self.series for r in s.readings for note in r.estimate.notes)
+        return [note for note in every if sum(note in notes for notes in of) > 1]
 
 
 def shown(estimate: Estimate, most: int = MOST_NAMES) -> Iterator[tuple[str, float, float]]:
@@ -176,12 +178,20 @@ def short(estimate: Estimate) -> str:
 
 
 def number(value: float, bound: float) -> str:
-    """A value with its bound, in digits that the bound does not make meaningless."""
+    """A value with its bound, rounded up to one digit, and no digits that the bound makes meaningless."""
     if math.isnan(value):
         return "not converged"
     if math.isinf(bound):
         return f"{value:.4g} (no bound)"
-    return f"{value:.6g}" if bound == 0 else f"{value:.5g} ± {bound:.1g}"
+    if bound == 0:
+        return f"{value:.6g}"
+    place = math.floor(math.log10(bound))
+    rounded = math.ceil(bound / 10.0**place * (1 - 1e-12)) * 10.0**place
+    known = math.floor(math.log10(abs(value))) - place + 1 if value else 1
+    told = f"{value:.{min(max(known, 1), 6)}g}"
+    if "e" in told and abs(value) < 1e6:
+        told = f"{float(told):.0f}" if abs(value) >= 1 else told
+    return f"{told} ± {rounded:.0f}" if 1 <= rounded < 1e6 else f"{told} ± {rounded:.1g}"
 
 
 def summary(run: Run, lines: Mapping[str, str]) -> str:

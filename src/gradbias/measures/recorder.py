@@ -43,7 +43,8 @@ class Account:
     recent: list[float] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     warned: bool = False
-    barred: bool = False
+    again: int = 0
+    """The step before which it is not tried: what has no meaning now may have one in a run twice as long."""
 
     def pay(self, seconds: float, *, succeeded: bool) -> None:
         """Charge a reading, and expect the next to cost as much as the larger of the last two."""
@@ -183,10 +184,9 @@ class Recorder:
         self._timed += seconds
         if self.budget is None:
             return
-        active = [account for account in self._accounts if not account.barred]
         left = self.budget * seconds
-        for number, account in enumerate(sorted(active, key=lambda a: a.expected - a.credit)):
-            given = min(left / (len(active) - number), max(0.0, account.expected - account.credit))
+        for number, account in enumerate(sorted(self._accounts, key=lambda a: a.expected - a.credit)):
+            given = min(left / (len(self._accounts) - number), max(0.0, account.expected - account.credit))
             account.credit += given
             account.earned += given
             left -= given
@@ -195,15 +195,24 @@ class Recorder:
         """Seconds of step time before anything can be paid for: until then a step costs two looks at the clock."""
         if self.budget is None:
             return 0.0
-        active = [account for account in self._accounts if not account.barred]
         common = self.budget * self._timed - self.seconds
-        hungry = sum(account.credit < account.expected for account in active)
-        waits = [max(hungry * (a.expected - a.credit), a.expected - common) / self.budget for a in active]
-        return min(waits, default=math.inf) * (1 - 1e-9)
+        hungry = sum(account.credit < account.expected for account in self._accounts)
+        pace = self._timed / max(1, self.steps)
+        waits = [
+            max(
+                hungry * (a.expected - a.credit) / self.budget,
+                (a.expected - common) / self.budget,
+                (a.again - self.steps) * pace,
+            )
+            for a in self._accounts
+        ]
+        return min(waits) * (1 - 1e-9)
 
     def _due(self) -> list[Account]:
         """What its own account pays for, the longest unread first."""
-        ready = [a for a in self._accounts if not a.barred and (self.budget is None or self._paid(a, a.credit))]
+        ready = [
+            a for a in self._accounts if a.again <= self.steps and (self.budget is None or self._paid(a, a.credit))
+        ]
         return sorted(ready, key=lambda account: account.last)
 
     def _paid(self, account: Account, credit: float) -> bool:
@@ -251,8 +260,9 @@ class Recorder:
         try:
             estimate = take(series.measure, objective, series.options, rng=rng, state=account.state)
         except Exception as error:
-            account.barred = isinstance(error, NotApplicable)
-            if not self.steps and not account.barred:
+            if isinstance(error, NotApplicable):
+                account.again = max(1, 2 * self.steps)
+            elif not self.steps:
                 return {}  # an optimizer without averages, say: the first step may mend it
             series.failure = f"step {self.steps}: {_told(error)}"
             if not account.warned:

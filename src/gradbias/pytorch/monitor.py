@@ -128,7 +128,8 @@ class Monitor:
         settings.geometry = _patient(_geometry(optimizer, geometry, self._objective))
         if initial is not None or any("initial" in one.needs for one, _ in asked):
             settings.initial = at_state(self._objective, model if initial is None else initial)
-        name = "none given" if optimizer is None else type(optimizer).__name__
+        # Accelerate and Lightning wrap the optimizer.
+        name = "none given" if optimizer is None else type(getattr(optimizer, "optimizer", optimizer)).__name__
         build_seconds, gradient_seconds = timed(self._now)
         self._recorder = Recorder(
             asked,
