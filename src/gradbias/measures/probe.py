@@ -66,6 +66,10 @@ def _with_references(
     return objective
 
 
+def _copied(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jax.numpy.array(leaf, copy=True), tree)
+
+
 class Probe:
     r"""Measures along a training loop in JAX, within a budget of its time.
 
@@ -88,10 +92,10 @@ class Probe:
         batch_size: int | None = None,
     ) -> None:
         asked = asked_for(measures)
+        # Arrays may be donated to the next step by the loop: what is read later is a copy.
+        kept, start = _copied((problem.theta0, problem.theta0 if initial is None else initial))
+        problem = Problem(problem.predict, problem.loss, problem.x, problem.y, kept)
         self._problem, self._features = problem, features
-        start = problem.theta0 if initial is None else initial
-        # Arrays may be donated to the next step by the loop: what is compared with later is a copy.
-        start = jax.tree.map(lambda leaf: jax.numpy.array(leaf, copy=True), start)
         objective = _objective(problem, start, features, Settings(batch_size=batch_size, geometry=geometry))
         self._settings, self._work = objective.settings, objective.work
         if any("initial" in one.needs for one, _ in asked):
