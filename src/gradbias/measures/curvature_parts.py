@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +16,8 @@ from .krylov import ROUNDING, Eigenpairs, extreme_eigenpairs
 from .objective import AbstractObjective, SymmetricOperator, Vector
 from .tracking import largest_eigenvalue
 
-Groups = Literal["tensor", "layer"]
 
-
-def groups_of(blocks: Mapping[str, slice], groups: Groups) -> dict[str, list[slice]]:
+def groups_of(blocks: Mapping[str, slice], groups: str) -> dict[str, list[slice]]:
     """The parameter tensors, or those of each layer together: names that differ in their last part only.
 
     >>> blocks = {"0.weight": slice(0, 6), "0.bias": slice(6, 8), "scale": slice(8, 9)}
@@ -81,7 +79,7 @@ def _layer_sharpness(
     *,
     rng: np.random.Generator,
     state: dict[str, Any],
-    groups: Groups = "tensor",
+    groups: str = "tensor",
     rtol: float = 1e-2,
     max_products: int = 200,
     audit: int = 20,
@@ -113,7 +111,7 @@ def _layer_trace(
     *,
     rng: np.random.Generator,
     state: dict[str, Any],
-    groups: Groups = "tensor",
+    groups: str = "tensor",
     rtol: float = 0.1,
     max_products: int = 60,
 ) -> Estimate:

@@ -128,6 +128,7 @@ class Lanczos:
     def ritz(self) -> tuple[np.ndarray, np.ndarray]:
         """Ritz values in descending order, and their coefficients as columns."""
         values, columns = np.linalg.eigh(self.matrix[: self.filled, : self.filled])
+        self.norm = max(self.norm, float(np.max(np.abs(values), initial=0.0)))
         return values[::-1], columns[:, ::-1]
 
     def combine(self, columns: np.ndarray) -> Rows:

@@ -45,7 +45,8 @@ def half_width(samples: np.ndarray, degrees: int | None = None) -> np.ndarray:
     spread = samples.std(axis=0, ddof=1)
     if degrees is not None:
         spread = np.maximum(spread, samples[: degrees + 1].std(axis=0, ddof=1))
-    return (1 + 12 / n) * stats.t.ppf((1 + CONFIDENCE) / 2, degrees or n - 1) * spread / np.sqrt(n)
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, degrees or n - 1)
+    return np.asarray((1 + 12 / n) * quantile * spread / np.sqrt(n))
 
 
 def trace(
