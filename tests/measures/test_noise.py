@@ -131,7 +131,7 @@ def test_noise_with_the_covariance_of_the_hessian_has_cosine_one():
     assert abs(found["cosine"] - 1) <= found.bound[0] < 1e-10
     assert abs(found["anisotropy"] - 4 * np.sum(values**2) / np.sum(values) ** 2) <= found.bound[1] < 1e-10
     assert found.confidence is None
-    assert found.cost.products == 24
+    assert found.cost.products == 20 + 4 + 4
 
 
 def test_isotropic_noise_has_anisotropy_one_whatever_the_hessian():
@@ -143,10 +143,10 @@ def test_isotropic_noise_has_anisotropy_one_whatever_the_hessian():
 
 def test_the_monte_carlo_errors_of_alignment_cover_at_their_rate():
     rng = np.random.default_rng(9)
-    x = rng.normal(size=(80, 30)) / np.arange(1, 31) ** 0.5
+    x = rng.normal(size=(80, 60)) / np.arange(1, 61) ** 0.5
     objective = with_gradients(x, residual=rng.normal(size=80))
     exact = measured("noise_alignment", objective, probes=80)
-    runs = [measured("noise_alignment", objective, seed=seed, probes=24) for seed in range(100)]
+    runs = [measured("noise_alignment", objective, seed=seed, probes=24) for seed in range(50)]
     for name, place in (("cosine", 0), ("anisotropy", 1)):
         assert covers_as_promised([abs(run[name] - exact[name]) <= run.bound[place] for run in runs])
         assert np.median([run.bound[place] for run in runs]) < 0.6 * exact[name]
@@ -162,7 +162,7 @@ def test_the_tail_index_of_power_laws_is_covered_at_the_stated_rate():
 
 def test_the_tail_index_of_noise_with_students_tails_is_covered_at_the_stated_rate():
     rng, hits = np.random.default_rng(11), []
-    for _ in range(100):
+    for _ in range(60):
         found = measured("noise_tail_index", with_gradients(stats.t(2).rvs(size=(3000, 1), random_state=rng)))
         hits.append(not found.converged or abs(found.value - 2) <= found.bound)
         assert found.details["k"] == 55

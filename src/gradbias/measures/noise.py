@@ -4,12 +4,12 @@ Throughout, $g_i = \nabla \ell_i(\theta)$ is the gradient of one example's loss,
 $\Sigma = \frac1n \sum_i (g_i - \bar g)(g_i - \bar g)^\top$ their covariance over the probe data.
 """
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 
 from ..errors import NotApplicable, ProbeError, UsageError
+from . import stochastic
 from .catalogue import instrument
 from .estimate import Estimate
 from .objective import AbstractObjective, Vector
@@ -22,7 +22,6 @@ from .per_example import (
     simple_noise_scale,
     tail_bound,
 )
-from .stochastic import CONFIDENCE, half_width
 
 # Back-propagation makes each entry of a gradient with a few rounding units per layer, relative to the size of what is
 # summed: 16 covers a deep network, as errors of either sign partly cancel.
@@ -89,6 +88,7 @@ def _noise_scale(
     $\|g\|^2 = \|\bar g\|^2 - \operatorname{tr}\Sigma / n$. The bound is 1.96 jackknife standard errors of
     $\log B$, taken on the wider side (95 % confidence for large n; fewer for heavy tails). Where
     $\|g\|^2$ is not 3 standard errors above 0 little bounds B from above, and it is not converged.
+    Weights trained on the probe data have made $\bar g$ small there: take others for the sample.
     `population="probe"` is B of the probe data themselves, $\Sigma$ with 1/n: exact but for rounding.
     [@mccandlish2018empirical, section 2.2 and appendix A.1, numbers not checked]
     """
@@ -109,17 +109,17 @@ def _noise_scale(
     # Three, for a bound that covers: among those just above 1.96, four in a hundred too many are chance.
     low = signal - 3 * errors[1] - rounding
     if not low > 0 or np.any(left[:, 1] <= 0):
-        floor = max(0.0, trace - 1.96 * errors[0]) / max(signal + 1.96 * errors[1], np.finfo(float).tiny)
+        floor = max(0.0, trace - 1.96 * errors[0]) / (max(signal, 0.0) + 1.96 * errors[1] + rounding)
         reason = (
             f"‖g‖² = {signal:.3g} with standard error {errors[1]:.2g} is not clear of 0 with {n} examples: the noise "
-            f"scale is above {floor:.3g}, and little bounds it from above; give more probe data"
+            f"scale is above {floor:.3g}, and little bounds it from above; give more data, not trained on"
         )
         return Estimate(
             np.nan, np.inf, converged=False, reason=reason, details=details | {"unconverged": ratio}, confidence=0.95
         )
     spread = 1.96 * jackknife(np.log(left[:, 0] / left[:, 1]))
     bound = ratio * np.expm1(spread) + rounding * (1 + ratio) / signal
-    return Estimate(ratio, bound, details=details, confidence=CONFIDENCE)
+    return Estimate(ratio, bound, details=details, confidence=stochastic.CONFIDENCE)
 
 
 def _of_the_probe(mean: float, signal: float, rounding: float, epsilon: float) -> Estimate:
@@ -203,15 +203,9 @@ def _noise_directions(objective: AbstractObjective, count: int, rng: np.random.G
     return directions, False
 
 
-def _probes(size: int, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Random signs, or, where there are as many probes as parameters, the axes at the same length."""
-    for number in range(min(count, size)):
-        yield rng.choice([-1.0, 1.0], size=size) if count < size else np.eye(1, size, number)[0] * np.sqrt(size)
-
-
 @instrument(
-    gradients=lambda options: 3.0 + 3.0 * options["probes"],
-    cost="two products with the Hessian per probe, one gradient, two passes of per-example gradients",
+    gradients=lambda options: 3.0 + 4.0 * options["probes"],
+    cost="up to three products with the Hessian per probe, one gradient, two passes of per-example gradients",
     invariances="permutation of neurons and rotation of the weights; factors on the loss; not rescaling of layers",
     says="Whether the gradient noise lies in the directions in which the risk is curved.",
     not_says="Alignment is not size: see noise_scale; and whether the noise leads to flat minima depends on the step "
@@ -232,17 +226,17 @@ def _noise_alignment(
     for H, number not checked]; `anisotropy` is $\operatorname{tr}(H\Sigma) / (\operatorname{tr}H \operatorname{tr}
     \Sigma / P)$, 1 for isotropic noise of equal size [@zhu2019anisotropic, number not checked]. Σ is exact, of at most
     `examples` examples drawn at random. $\operatorname{tr}(H\Sigma)$ is the mean of $u^\top H u$ over `probes` random
-    sign combinations u of the centred gradients, $\|H\|_F^2$ and $\operatorname{tr} H$ those of $\|Hv\|^2$ and
-    $v^\top H v$ over random signs v: Monte Carlo errors at 95 % confidence, to first order in those of the
-    parts; exact but for rounding where `probes` reaches the number of examples and of parameters. `anisotropy` is not
+    sign combinations u of the centred gradients, or over all examples where these are not more; $\|H\|_F^2$ and
+    $\operatorname{tr} H$ are estimated from at most `probes` products each (32 at least). Monte Carlo errors are at 95
+    % confidence, to first order in those of the parts. `anisotropy` is not
     converged where the error of $\operatorname{tr} H$ reaches 0.
     """
     if probes < 2:
         raise UsageError(f"A Monte Carlo error needs at least 2 probes; got probes={probes}.")
     part, notes = _sample(objective, examples, rng)
     gram, size = centred_gram(part)
-    trace, frobenius = float(np.trace(gram)) / part.examples, float(np.linalg.norm(gram)) / part.examples
-    if not trace > ROUNDING * objective.epsilon * size:
+    total, frobenius = float(np.trace(gram)) / part.examples, float(np.linalg.norm(gram)) / part.examples
+    if not total > ROUNDING * objective.epsilon * size:
         raise NotApplicable("All examples have the same gradient up to rounding: there is no noise to be aligned.")
     found, exact = _traces(objective, part, probes, rng)
     (t, dt), (h, dh), (f2, df2) = found
@@ -251,20 +245,20 @@ def _noise_alignment(
     scale = np.sqrt(f2) * frobenius
     # Products are off by rounding relative to ‖H‖; what is divided by ‖H‖_F ‖Σ‖_F leaves tr Σ / ‖Σ‖_F units of it.
     off = 4 * ROUNDING * objective.epsilon
-    cosine, cosine_bound = t / scale, np.hypot(dt, t * df2 / (2 * f2)) / scale + off * trace / frobenius
+    cosine, cosine_bound = t / scale, np.hypot(dt, t * df2 / (2 * f2)) / scale + off * total / frobenius
     value, bound, reason = np.nan, np.inf, f"tr H = {h:.3g} ± {dh:.2g} is not clear of 0: anisotropy needs more probes"
-    ratio = t * objective.size / (h * trace) if h else np.nan
+    ratio = t * objective.size / (h * total) if h else np.nan
     if abs(h) > dh:
-        unit, value, reason = objective.size / (abs(h) * trace), ratio, ""
-        bound = unit * np.hypot(dt, t * dh / h) / (1 - dh / abs(h)) + off * unit * trace * np.sqrt(f2)
-    details = {"tr_HSigma": t, "tr_H": h, "H_F": np.sqrt(f2), "tr_Sigma": trace, "Sigma_F": frobenius}
+        unit, value, reason = objective.size / (abs(h) * total), ratio, ""
+        bound = unit * np.hypot(dt, t * dh / h) / (1 - dh / abs(h)) + off * unit * total * np.sqrt(f2)
+    details = {"tr_HSigma": t, "tr_H": h, "H_F": np.sqrt(f2), "tr_Sigma": total, "Sigma_F": frobenius}
     return Estimate(
         np.array([cosine, value]),
         np.array([cosine_bound, bound]),
         converged=not reason,
         reason=reason,
         names=("cosine", "anisotropy"),
-        confidence=None if exact else CONFIDENCE,
+        confidence=None if exact else stochastic.CONFIDENCE,
         notes=tuple(notes),
         details=details | ({"unconverged": ratio} if reason else {}),
     )
@@ -275,19 +269,17 @@ def _traces(
 ) -> tuple[list[tuple[float, float]], bool]:
     """tr HΣ, tr H and ‖H‖²_F with their errors at 95 %; and whether all are exact but for rounding."""
     apply = objective.hessian()
-    noise, exact_noise = _noise_directions(part, probes, rng)
+    noise, exact = _noise_directions(part, probes, rng)
     along = np.array([float(u @ apply(u)) for u in noise])
-    forms = []
-    for v in map(objective.asvector, _probes(objective.size, probes, rng)):
-        image = apply(v)
-        forms.append((float(v @ image), float(np.sum(objective.asnumpy(image) ** 2))))
-    traces, squares = np.array(forms).T
-    exact = (exact_noise, probes >= objective.size, probes >= objective.size)
+    sketch, most = 8, max(32, probes)
+    h = stochastic.trace(apply, rng=rng, sketch=sketch, max_products=most)
+    squares = stochastic.squared_frobenius(apply, rng=rng, sketch=sketch, max_products=most)
     found = [
-        (float(np.mean(samples)), 0.0 if known else float(half_width(samples)))
-        for samples, known in zip((along, traces, squares), exact, strict=True)
+        (float(np.mean(along)), 0.0 if exact else float(stochastic.half_width(along))),
+        (h.value, h.bound),
+        (squares.value, squares.bound),
     ]
-    return found, all(exact)
+    return found, exact and h.samples == squares.samples == 0
 
 
 @instrument(
@@ -333,10 +325,10 @@ def _noise_tail_index(
     # 1/α̂ from k/2 and from k of the same sample differ with variance 1 / (α² k) for a power law.
     drift = abs(value / half - 1) * np.sqrt(k)
     if drift <= 2.58:
-        return Estimate(value, bound, confidence=CONFIDENCE, details=details)
+        return Estimate(value, bound, confidence=stochastic.CONFIDENCE, details=details)
     reason = (
         f"no stable tail: {value:.3g} from the {k} largest norms, {half:.3g} from the {k // 2} largest, {drift:.1f} "
         "standard errors apart; try another k, or more examples"
     )
     details["unconverged"] = value
-    return Estimate(np.nan, np.inf, converged=False, reason=reason, confidence=CONFIDENCE, details=details)
+    return Estimate(np.nan, np.inf, converged=False, reason=reason, confidence=stochastic.CONFIDENCE, details=details)
