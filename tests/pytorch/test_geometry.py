@@ -150,6 +150,13 @@ def test_the_thresholds_of_the_literature():
         assert geometry_of(optimizer, parameters_of(optimizer)).threshold == pytest.approx(threshold, rel=1e-12)
 
 
+def test_the_threshold_is_that_of_the_group_with_the_smallest():
+    optimizer = SGD(groups({"lr": 0.1}, {"lr": 0.4}))
+    geometry = geometry_of(optimizer, parameters_of(optimizer))
+    assert geometry.threshold == 2 / 0.4
+    np.testing.assert_allclose(geometry.scale, [0.5] * 4 + [1, 1], rtol=1e-15)
+
+
 def test_one_setting_of_sgd_needs_no_scale():
     optimizer = SGD(groups({"lr": 0.5, "weight_decay": 0.1}))
     geometry = geometry_of(optimizer, parameters_of(optimizer))

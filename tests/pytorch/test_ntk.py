@@ -128,7 +128,7 @@ def mlp(inplace=False):
 
 def cnn():
     return nn.Sequential(
-        nn.Conv2d(4, 6, 3, stride=2, padding=(1, 0), groups=2), nn.GroupNorm(3, 6), nn.ReLU(inplace=True),
+        nn.Conv2d(4, 6, 3, stride=(2, 1), padding=(1, 0), groups=2), nn.GroupNorm(3, 6), nn.ReLU(inplace=True),
         nn.Conv2d(6, 4, (1, 3), dilation=(1, 2), padding="same", bias=False), nn.BatchNorm2d(4), nn.GELU(),
         nn.Conv2d(4, 4, 2, groups=4, padding="valid"), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
     )  # fmt: skip
@@ -270,16 +270,48 @@ def test_little_memory_changes_nothing_but_the_order(name):
         np.testing.assert_allclose(kernel, truth, rtol=0, atol=1e-10 * np.abs(truth).max())
 
 
-def test_both_ways_to_contract_a_layer_agree(monkeypatch):
-    parameters, forward, _ = build("CNN", torch.float64)
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("name", ["CNN", "CNN, frozen", "attention, time first", "addmm and matmul", "MLP"])
+def test_both_ways_to_contract_a_layer_are_right(name, pairs, monkeypatch):
+    parameters, forward, _ = build(name, torch.float64)
     truth = plain(parameters, forward)
-    monkeypatch.setattr(ntk, "_products", lambda uses: None)
-    by_gradients = layer_structured_ntk(parameters, forward)
-    monkeypatch.undo()
-    monkeypatch.setattr(ntk, "BLOCK", 1)
-    by_blocks = layer_structured_ntk(parameters, forward)
-    np.testing.assert_allclose(by_gradients, truth, rtol=0, atol=1e-10 * np.abs(truth).max())
-    np.testing.assert_allclose(by_blocks, truth, rtol=0, atol=1e-10 * np.abs(truth).max())
+    monkeypatch.setattr(ntk, "_pairs_are_cheaper", lambda given, results: pairs)
+    for block in (1, 1 << 20):
+        monkeypatch.setattr(ntk, "BLOCK", block)
+        kernel = layer_structured_ntk(parameters, forward)
+        np.testing.assert_allclose(kernel, truth, rtol=0, atol=1e-10 * np.abs(truth).max())
+
+
+def test_a_kernel_of_several_blocks_is_whole():
+    torch.manual_seed(1)
+    model, x = mlp().double(), torch.randn(70, 6, dtype=torch.float64)
+    parameters, forward = list(model.parameters()), lambda part: model(x[part])
+    truth = plain(parameters, forward)
+    kernel = layer_structured_ntk(parameters, forward)
+    np.testing.assert_allclose(kernel, truth, rtol=0, atol=1e-10 * np.abs(truth).max())
+
+
+def test_outputs_that_depend_on_their_neighbours_have_the_kernel_of_all_together(fallbacks):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Tanh(), nn.Linear(4, 3))
+    model, x = model.double(), torch.randn(5, 6, dtype=torch.float64)
+    parameters, forward = list(model.parameters()), lambda part: model(x[part]) if part.stop is None else x[part, :3]
+    truth = plain(parameters, forward)
+    kernel = layer_structured_ntk(parameters, forward)
+    np.testing.assert_allclose(kernel, truth, rtol=0, atol=1e-10 * np.abs(truth).max())
+    assert len(fallbacks) == 4
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_a_convolution_with_more_padding_on_one_side_is_seen(fallbacks):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv1d(2, 3, 4, padding="same"), nn.Tanh(), nn.Flatten(), nn.Linear(15, 2)).double()
+    x = torch.randn(4, 2, 5, dtype=torch.float64)
+    parameters, forward = list(model.parameters()), lambda part: model(x[part])
+    truth = plain(parameters, forward)
+    kernel = layer_structured_ntk(parameters, forward)
+    np.testing.assert_allclose(kernel, truth, rtol=0, atol=1e-10 * np.abs(truth).max())
+    assert not fallbacks
 
 
 def test_a_use_that_is_not_seen_sends_the_parameter_to_the_plain_jacobian(monkeypatch, fallbacks):

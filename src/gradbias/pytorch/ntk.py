@@ -274,11 +274,13 @@ def _products(uses: list[tuple[Role, _Derivatives]]) -> _Derivatives | None:
     if "bias" in roles:
         parts.append(torch.ones_like(derivatives.given[..., :1]))
     given = torch.cat(parts, dim=-1)
-    (n, positions, _, d), (k, _, m) = given.shape, derivatives.results.shape[2:]
-    # Multiplications per group over (n k)²; each pair of positions costs about eight more, in memory.
-    by_pairs = positions**2 * (m + 8 + d / k**2)
-    by_gradients = m * d * (1 + positions / (n * k))
-    return dataclasses.replace(derivatives, given=given) if by_pairs <= by_gradients else None
+    return dataclasses.replace(derivatives, given=given) if _pairs_are_cheaper(given, derivatives.results) else None
+
+
+def _pairs_are_cheaper(given: Tensor, results: Tensor) -> bool:
+    """Multiplications per group over (n k)²; each pair of positions costs about eight more, in memory."""
+    (n, positions, _, d), (k, _, m) = given.shape, results.shape[2:]
+    return positions**2 * (m + 8 + d / k**2) <= m * d * (1 + positions / (n * k))
 
 
 def _add_products(kernel: Tensor, given: Tensor, results: Tensor) -> None:
