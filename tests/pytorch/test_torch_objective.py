@@ -184,6 +184,7 @@ def test_a_sum_over_a_batch_is_divided_by_the_number_of_examples():
         lambda f, y: F.cross_entropy(f, y, reduction="sum"),
         [(x[:1], y[:1]), (x[1:], y[1:])],
         reduction="sum",
+        max_memory=1,
     )
     for got, wanted in zip(numbers(total), numbers(mean), strict=True):
         assert_close(got, wanted, 1e-13)
@@ -254,6 +255,31 @@ def test_at_other_weights_only_the_view_is_moved():
     assert_close(moved.risk(), F.cross_entropy(model(batch.content[0]), batch.content[1]).item(), 1e-14)
     with pytest.raises(UsageError, match="vector of 66 entries"):
         objective.at(np.zeros(3))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, CLASSES)
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        x = torch.tanh(self.first(x))
+        if self.reentrant is None:
+            return self.last(torch.tanh(self.inner(x)))
+        run = torch.utils.checkpoint.checkpoint
+        return self.last(run(lambda x: torch.tanh(self.inner(x)), x, use_reentrant=self.reentrant))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpoints_are_not_recomputed_at_the_models_own_weights(reentrant):
+    def elsewhere(reentrant):
+        torch.manual_seed(0)
+        objective = TorchObjective(Checkpointed(reentrant), F.cross_entropy, points())
+        moved = objective.at(objective.parameters() + 0.3)
+        return torch.cat([moved.gradient(), moved.hessian()(moved.parameters())]).numpy()
+
+    assert_close(elsewhere(reentrant), elsewhere(None), 1e-6)
 
 
 def test_an_objective_follows_the_model_and_an_operator_does_not():

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.utils.checkpoint
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -189,13 +190,50 @@ def differentiable(model: nn.Module, device: torch.device) -> Iterator[None]:
                 torch.set_float32_matmul_precision(precision)
 
 
+class _Direct:
+    """In the place of `torch.utils.checkpoint.CheckpointFunction`: calls the function."""
+
+    @staticmethod
+    def apply(function: Any, preserve: bool, *args: Any) -> Any:
+        del preserve
+        return function(*args)
+
+
+def _nothing(*args: Any, **options: Any) -> Iterator[None]:
+    """In the place of the generator around a checkpointed call: nothing before, nothing after."""
+    yield
+
+
+@contextmanager
+def activations_kept() -> Iterator[None]:
+    """No activation checkpoints: what is computed again in a backward pass would be so at the model's own weights.
+
+    The model is run on copies of its weights, which are gone from it by then; no error would tell.
+    """
+    module, stand_ins = (
+        torch.utils.checkpoint,
+        {
+            "CheckpointFunction": _Direct,
+            "_checkpoint_without_reentrant_generator": _nothing,
+        },
+    )
+    kept = {name: getattr(module, name) for name in stand_ins}
+    try:
+        for name, stand_in in stand_ins.items():
+            setattr(module, name, stand_in)
+        yield
+    finally:
+        for name, original in kept.items():
+            setattr(module, name, original)
+
+
 @contextmanager
 def evaluating(model: nn.Module, mode: Literal["eval", "train"], device: torch.device) -> Iterator[None]:
     """Run the model in a mode: its attributes, the random numbers and the switches are as before afterwards.
 
     The values of parameters and buffers are not this context's concern: the model is run on copies of them.
     """
-    with randomness_kept(), attributes_kept(model), differentiable(model, device):
+    with randomness_kept(), attributes_kept(model), differentiable(model, device), activations_kept():
         model.train(mode == "train")
         for module in model.modules():
             if module.__dict__.get("_compiled_call_impl") is not None:
