@@ -124,7 +124,9 @@ def test_a_class_without_examples_is_left_out_and_told():
     estimate = measured(two, np.array([0, 2]), vertices)
     assert estimate["nc2_norms"] == pytest.approx(0.0, abs=1e-12)
     classifier = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
-    assert measured(two, np.array([0, 2]), classifier)["nc4"] == 0
+    aligned = measured(two, np.array([0, 2]), classifier)
+    assert aligned["nc4"] == 0
+    assert aligned["nc3"] == pytest.approx(0.0, abs=1e-12)
     assert "1 of 3 classes" in " ".join(estimate.notes)
 
 

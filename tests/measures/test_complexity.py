@@ -156,7 +156,8 @@ def test_pieces_of_a_function_with_known_kinks_are_counted(count, dtype):
     theta = hinges(places, np.resize([1.0, -2.0], 20), dtype)
     estimate = regions(theta, [[[0.0], [1.0]]] * 4, dtype=dtype)
     assert estimate.details["counts"].tolist() == [count + 1] * 4
-    assert estimate.bound == 0
+    assert estimate.details["ambiguous"] == 0
+    assert estimate.bound == math.inf  # nothing is known from above
 
 
 def test_kinks_closer_than_a_cell_are_told_apart_down_to_the_resolution():
@@ -164,6 +165,14 @@ def test_kinks_closer_than_a_cell_are_told_apart_down_to_the_resolution():
     theta = hinges([0.3, 0.3 + gap, 0.7], [1.0, 1.0, 1.0])
     assert regions(theta, [[[0.0], [1.0]]]).value == 4
     assert regions(theta, [[[0.0], [1.0]]], resolution=2.0**-6).value == 3
+
+
+def test_kinks_that_rounding_would_hide_in_smaller_cells_stay_found():
+    places = np.concatenate([np.linspace(0, 1, 11)[1:-1], [-1.0]])
+    theta = hinges(places, [1e-3] * 9 + [1.0], "float32")
+    estimate = regions(theta, [[[0.0], [1.0]]] * 4, dtype="float32")
+    assert estimate.converged
+    assert np.all(np.abs(estimate.details["counts"] - 10) <= 1)
 
 
 def test_a_kink_that_the_outputs_do_not_show_is_not_counted():

@@ -162,4 +162,4 @@ def test_the_bound_covers_features_moved_against_the_alignment(unbiased):
         moved = linear_cka(x - eta * np.sign(slope)[:, None], y, unbiased=unbiased)
         gram, unit = centred_gram(x, unbiased=unbiased), eta / feature_error(x, 1.0)
         bound = _direction_error(x, centred_gram(x), float(np.linalg.norm(gram)), unit)
-        assert bound / 50 < value - moved <= bound
+        assert 0 < value - moved <= bound

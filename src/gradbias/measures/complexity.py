@@ -176,7 +176,10 @@ class _Line:
         slope = np.where(size > CERTAIN / 2 * self.noise, size, 0.0) / width
         starts, ends = np.flatnonzero(~found[:-1] & found[1:]), np.flatnonzero(found[:-1] & ~found[1:])
         # One kink between two nodes, or three about one node, are seen from two to four nodes.
-        apart = sum(float(np.sum(slope[a:b])) for a, b in zip(starts, ends, strict=True) if b - a <= 4)
+        kinks = np.zeros(len(found), dtype=bool)
+        for a, b in zip(starts, ends, strict=True):
+            kinks[a : b + 2] |= b - a <= 4  # with the node on either side, where it may be too weak to count
+        apart = float(np.sum(slope[kinks[1:-1]]))
         return Pieces(certain, max(certain, possible), apart >= 0.9 * float(np.sum(slope)))
 
 
@@ -250,7 +253,9 @@ def _linear_regions(
     pieces: disjoint intervals, in each of which f departs from affine by more than rounding does, measured on close
     points. Cells beside a change of slope are halved down to `resolution` (a share of the segment): kinks closer than
     about 3 of those may count as one, and pieces that begin and end within one of the first 64 cells without a visible
-    change of slope are not seen. The bound is of changes of slope near the size of rounding alone, not of those unseen.
+    change of slope are not seen, nor is one that rounding hides (in float32 that can be a quarter of them). The bound is
+    infinite: from above, nothing is known. `details["ambiguous"]` is how many more there would be with changes of
+    slope at the size of rounding.
 
     Not converged where changes of slope do not stand apart: a smooth model, or kinks closer than `resolution`.
     Details: the counts by segment.
@@ -264,15 +269,18 @@ def _linear_regions(
         raise UsageError(f"segments are pairs of inputs, an array of shape (s, 2, ...); got shape {ends.shape}.")
     pieces = count_pieces(objective, np.asarray(ends, dtype=np.float64), resolution, rng)
     counts = np.array([one.least for one in pieces])
-    value, bound = float(np.mean(counts)), float(np.mean([one.most - one.least for one in pieces]))
-    details = {"counts": counts, "resolution": resolution}
+    value = float(np.mean(counts))
+    ambiguous = float(np.mean([one.most - one.least for one in pieces]))
+    details = {"counts": counts, "ambiguous": ambiguous, "resolution": resolution}
     seen = (
         f"A lower bound of the pieces: kinks nearer than about {3 * resolution:.2g} of a segment may count as one, "
         f"and a change of slope that rounding in the outputs hides ({objective.epsilon:.1g}) is not seen."
     )
     crowded = sum(not one.resolved for one in pieces)
     if not crowded:
-        return Estimate(value, bound, reason=f"kinks apart at {resolution:.2g}", details=details, notes=(seen,))
+        return Estimate(
+            value, math.inf, reason=f"at least {value:.6g}: kinks stand apart", details=details, notes=(seen,)
+        )
     reason = (
         f"changes of slope do not stand apart on {crowded} of {len(pieces)} segments: at least {value:.6g} pieces each "
         "on average, if the model is piecewise linear at all; a finer resolution=, or weights in float64, may tell more"
