@@ -282,7 +282,8 @@ def test_both_ways_to_contract_a_layer_are_right(name, pairs, monkeypatch):
         np.testing.assert_allclose(kernel, truth, rtol=0, atol=1e-10 * np.abs(truth).max())
 
 
-def test_a_kernel_of_several_blocks_is_whole():
+def test_a_kernel_of_several_blocks_is_whole(monkeypatch):
+    monkeypatch.setattr(ntk, "BLOCK", 1 << 12)
     torch.manual_seed(1)
     model, x = mlp().double(), torch.randn(70, 6, dtype=torch.float64)
     parameters, forward = list(model.parameters()), lambda part: model(x[part])
