@@ -253,9 +253,9 @@ def _linear_regions(
     pieces: disjoint intervals, in each of which f departs from affine by more than rounding does, measured on close
     points. Cells beside a change of slope are halved down to `resolution` (a share of the segment): kinks closer than
     about 3 of those may count as one, and pieces that begin and end within one of the first 64 cells without a visible
-    change of slope are not seen, nor is one that rounding hides (in float32, up to a quarter of them). The bound is
-    infinite: from above, nothing is known. `details["ambiguous"]` is how many more there would be with changes of
-    slope at the size of rounding.
+    change of slope are not seen, nor is one that rounding hides (float32 hid a quarter of them in one network).
+    The bound is infinite: from above, nothing is known. `details["ambiguous"]` is how many more there would be
+    with changes of slope at the size of rounding.
 
     Not converged where changes of slope do not stand apart: a smooth model, or kinks closer than `resolution`.
     Details: the counts by segment.
