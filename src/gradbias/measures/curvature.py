@@ -36,7 +36,7 @@ def sharpness(problem: Problem, theta: PyTree) -> Float[Array, ""]:
 
 def single(pairs: Eigenpairs, **details: Any) -> Estimate:
     """The first of the pairs as an estimate; NaN, with what is known, if it did not converge."""
-    notes = (pairs.reason,) if "followed" in pairs.reason or "overtaken" in pairs.reason else ()
+    notes = (pairs.reason,) if "overtaken" in pairs.reason else ()
     return several(pairs, ("",), notes=notes, **details)
 
 

@@ -64,7 +64,7 @@ def _preconditioned_sharpness(
     cost="16 to max_batches gradients and Hessian-vector products on single batches",
     invariances=REPARAMETRIZED,
     says="Stochastic gradient descent with a step above 2 divided by this value is unstable along its own gradients.",
-    not_says="It is not the sharpness of the full loss, which is smaller, nor that of any one batch.",
+    not_says="It is neither the sharpness of the full loss nor that of any one batch: it averages along gradients.",
     needs="a twice differentiable loss, and the batch size",
 )
 def _batch_sharpness(

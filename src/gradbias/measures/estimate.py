@@ -31,8 +31,9 @@ class Cost:
         return Cost(*(a - b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
     def __str__(self) -> str:
-        counts = ((self.products, "products"), (self.gradients, "gradients"), (self.forwards, "forward passes"))
-        told = [f"{count:.4g} {name}" for count, name in counts if count]
+        counts = ((self.products, "product"), (self.gradients, "gradient"), (self.forwards, "forward pass"))
+        ends = {"product": "s", "gradient": "s", "forward pass": "es"}
+        told = [f"{count:.4g} {name}{ends[name] * (count != 1)}" for count, name in counts if count]
         return ", ".join([*told, f"{self.seconds:.2g} s"])
 
 
@@ -65,7 +66,7 @@ class Work:
         told.append(self.total - before + Cost(seconds=time.perf_counter() - start))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     r"""`value` ± `bound`, what it cost and why the measurement stopped.
 
@@ -118,6 +119,9 @@ class Estimate:
             yield from zip(self.names, self.value.tolist(), self.bound.tolist(), strict=True)
         else:
             yield "", self.value, self.bound
+
+    def __repr__(self) -> str:
+        return f"Estimate({self}; {self.cost}{f'; {self.reason}' if self.converged and self.reason else ''})"
 
     def __str__(self) -> str:
         if self.names:

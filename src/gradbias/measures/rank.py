@@ -72,7 +72,7 @@ def singular_value_error(shape: tuple[int, ...], largest: float) -> float:
 
     The proven bound is "a modest polynomial of the sizes" times $u\,\sigma_1$. Against matrices whose singular values
     are known exactly (permuted Hadamard matrices of order p with powers of two, p = 1 … 512) the largest error was
-    0, 1, 1.5, 3, 2.5, 3.5, 4.5, -, 5.5, 7 rounding units: this is at least twice that from p = 4 on.
+    0, 1, 1.5, 3, 2.5, 3.5, 4.5, -, 5.5, 7 rounding units: this is about twice that from p = 4 on.
 
     >>> singular_value_error((4, 4), 1.0) / UNIT
     3.0
@@ -85,7 +85,7 @@ def entropy_rank_bound(singular_values: np.ndarray, error: float) -> float:
     r"""How far the effective rank is off if no singular value is off by more than `error`.
 
     With $T = \frac12 \|p - q\|_1 \le k\,\text{error} / \sum_i \sigma_i$, the entropies of p and q differ by at most
-    $T \log(k-1) + h(T)$, $h$ the binary entropy: the classical case of [@audenaert2007sharp, Theorem 1].
+    $T \log(k-1) + h(T)$, $h$ the binary entropy: the classical case of [@audenaert2007sharp, number not checked].
 
     >>> entropy_rank_bound(np.array([1.0, 1.0]), 0.0)
     0.0
