@@ -15,7 +15,8 @@ from gradbias.measures.objective import OptimizerGeometry
 from gradbias.pytorch.torch_objective import TorchObjective
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
-N, D, HIDDEN, CLASSES = 40, 5, 12, 3
+N, D, HIDDEN, CLASSES = 24, 4, 8, 3
+OF_RISKS = {"adaptive_sharpness"}  # differences of two risks: what rounding does to them is relative to the risk
 
 
 class Case:
@@ -89,11 +90,11 @@ def ready(objective, moved):
     return objective.with_settings(geometry=geometry, batch_size=8, initial=moved)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+# In float32 one case is enough: what differs there is rounding, not what is computed.
+@pytest.mark.parametrize(("case", "dtype"), [*((case, "float64") for case in CASES), (next(iter(CASES)), "float32")])
 @pytest.mark.parametrize("name", catalogue())
 def test_a_measure_is_the_same_number_in_both(name, case, dtype):
-    taken = []
+    case, taken = CASES[case], []
     for build in (case.in_torch, case.in_jax):
         initial = build(dtype)
         start = initial.asnumpy(initial.parameters())
@@ -108,5 +109,9 @@ def test_a_measure_is_the_same_number_in_both(name, case, dtype):
     if isinstance(here, str):
         return
     assert here.converged == there.converged
-    scale = np.maximum(np.abs(there.value), np.max(np.abs(there.value), initial=0.0) * 1e-3)
-    np.testing.assert_array_less(np.abs(here.value - there.value), TOLERANCE[dtype] * scale + 1e-300)
+    value, other = np.atleast_1d(here.value), np.atleast_1d(there.value)
+    np.testing.assert_array_equal(np.isnan(value), np.isnan(other))
+    known = ~np.isnan(other)
+    scale = np.maximum(np.abs(other), 1e-3 * np.max(np.abs(other[known]), initial=0.0))[known]
+    scale = np.maximum(scale, objective.risk()) if name in OF_RISKS else scale
+    np.testing.assert_array_less(np.abs(value - other)[known], TOLERANCE[dtype] * scale + 1e-300)
