@@ -126,6 +126,22 @@ def test_a_reading_that_costs_more_than_planned_is_paid_back_before_anything_els
     assert told.overhead <= 0.1
 
 
+def test_what_an_unexpected_cost_has_spent_is_not_spent_again_in_the_same_step():
+    clock = Clock()
+    measures = [instrument(name, costing(clock, cost), planned=0.1) for name, cost in (("a", 5.0), ("b", 0.1))]
+    rows = train(clock, recorder(clock, *measures, budget=0.1), 20)
+    assert (read_at(rows, "a"), read_at(rows, "b")) == ([5], [])  # both were due at step 5
+
+
+def test_costs_that_go_up_and_down_are_met_at_their_larger_end():
+    clock = Clock()
+    told = recorder(clock, instrument("m", costing(clock, 500 * [1.0, 0.1]), planned=1.0), budget=0.1)
+    for _ in range(300):
+        clock.now += 1.0
+        told.step(objective)
+        assert not told.overhead > 0.1 * (1 + 1e-9)
+
+
 def test_work_that_measures_share_counts_too():
     clock = Clock()
     told = recorder(clock, *(instrument(n, costing(clock, 0.1), planned=0.1) for n in "ab"), budget=0.1)
@@ -263,11 +279,14 @@ def test_random_numbers_depend_on_seed_step_and_measure_alone():
     def drawn(every, seed, names):
         measures = [instrument(n, lambda rng, state: Estimate(rng.random(), 0.0)) for n in names]
         rows = train(Clock(), recorder(Clock(), *measures, budget=None, every=every, seed=seed), 6)
+        steps.append([row["b"] for row in rows if row])
         return [rows[5][name] for name in names]
 
+    steps = []
     assert drawn(1, 0, "ab") == drawn(6, 0, "ab")
     assert drawn(1, 0, "ab")[1] == drawn(1, 0, "b")[0]
     assert len({*drawn(1, 0, "ab"), *drawn(1, 1, "ab")}) == 4
+    assert len(set(steps[0])) == 6
 
 
 def test_the_readings_before_the_first_step_are_free_and_tell_what_the_next_cost():
