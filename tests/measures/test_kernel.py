@@ -139,6 +139,12 @@ def test_at_the_initial_weights_the_kernel_has_not_moved_and_laziness_is_undecid
     assert estimate["movement"] == estimate["kernel_drift"] == 0
 
 
+def test_a_change_within_rounding_leaves_laziness_undecided():
+    estimate = one("laziness", product_objective(1.0 + 1e-15, 2.0, (1.0, 2.0)))
+    assert np.isnan(estimate["nonlinearity"])
+    assert not estimate.converged
+
+
 @pytest.mark.parametrize("name", ["ntk_drift", "laziness"])
 def test_without_initial_weights_the_remedy_is_told(name):
     with pytest.raises(NotApplicable, match="pass initial="):
