@@ -135,7 +135,7 @@ def test_what_an_unexpected_cost_has_spent_is_not_spent_again_in_the_same_step()
 
 def test_costs_that_go_up_and_down_are_met_at_their_larger_end():
     clock = Clock()
-    told = recorder(clock, instrument("m", costing(clock, 500 * [1.0, 0.1]), planned=1.0), budget=0.1)
+    told = recorder(clock, instrument("m", costing(clock, 500 * [1.0, 0.3]), planned=1.0), budget=0.1)
     for _ in range(300):
         clock.now += 1.0
         told.step(objective)
