@@ -29,13 +29,13 @@ def flat(tensors) -> torch.Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def rebuilt_product(model, x, y) -> Counted:
+def rebuilt_product(model, x, y, loss=LOSS) -> Counted:
     """A product by double backward, the gradient's graph built anew each time: the edge-of-stability recipe."""
     parameters = list(model.parameters())
 
     def product(v: np.ndarray) -> np.ndarray:
         vector = torch.as_tensor(v.reshape(-1), dtype=parameters[0].dtype)
-        gradient = torch.autograd.grad(LOSS(model(x), y), parameters, create_graph=True)
+        gradient = torch.autograd.grad(loss(model(x), y), parameters, create_graph=True)
         dot = flat(gradient) @ vector
         return flat(torch.autograd.grad(dot, parameters)).detach().numpy()
 
@@ -54,12 +54,13 @@ def locuslab(model, x, y, k: int, tol: float = 0.0) -> Found:
     return np.sort(values)[::-1], product.calls
 
 
-def reference(model, x, y, k: int) -> np.ndarray:
+def reference(model, x, y, k: int, loss=LOSS) -> np.ndarray:
     """float64 ARPACK to 1e-10."""
     import copy
 
     double = copy.deepcopy(model).double()
-    product = rebuilt_product(double, x.double() if x.is_floating_point() else x, y)
+    inputs, targets = (t.double() if t.is_floating_point() else t for t in (x, y))
+    product = rebuilt_product(double, inputs, targets, loss)
     values = arpack(product, sum(p.numel() for p in model.parameters()), k, 1e-10, np.float64)
     return np.sort(values)[::-1]
 
