@@ -91,7 +91,7 @@ def _sharpness(
     $\lambda_{\max}(\nabla^2 L(\theta))$. Along a run it is followed from reading to reading; every `audit`-th reading
     starts afresh from a random vector, and so finds an eigenvalue that has overtaken. The bound holds with 95 %
     probability over that start [@vandorsselaer2000computing]; between audits it assumes that no other eigenvalue has
-    overtaken since, which a note tells. Source of the quantity's role: [@cohen2021gradient].
+    overtaken since, and `reason` says so. Source of the quantity's role: [@cohen2021gradient].
     """
     return single(
         largest_eigenvalue(objective.hessian(), state, rng=rng, rtol=rtol, max_products=max_products, every=audit)

@@ -11,6 +11,7 @@ Ritz values among the $\theta_i$ and the $\beta_j$ of every cycle. It is the a-p
 [@kuczynski1992estimating], and far sharper, for it uses what the iteration has seen of the spectrum.
 """
 
+import functools
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -64,6 +65,7 @@ class Lanczos:
     floor: float = 0.0  # rounding that the products have besides, where they are a difference
     dropped: float | None = None  # norm of the residuals of vectors that were locked though not exact
     products: int = 0
+    decomposed: tuple[np.ndarray, np.ndarray] | None = None  # eigenvalues and vectors of the matrix as filled
 
     def begin(self, rng: np.random.Generator) -> None:
         """A new random start, orthogonal to the rows there are."""
@@ -110,7 +112,7 @@ class Lanczos:
             beta = _norm(w)
         t[j, j] = alpha
         self.norm = max(self.norm, abs(alpha), before)
-        self.filled = j + 1
+        self.filled, self.decomposed = j + 1, None
         if beta <= self.rounding or self.filled == self.operator.size:
             self.beta, self.log_betas = 0.0, -np.inf  # what is left is rounding: the space is invariant
             return
@@ -127,9 +129,17 @@ class Lanczos:
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray]:
         """Ritz values in descending order, and their coefficients as columns."""
-        values, columns = np.linalg.eigh(self.matrix[: self.filled, : self.filled])
-        self.norm = max(self.norm, float(np.max(np.abs(values), initial=0.0)))
-        return values[::-1], columns[:, ::-1]
+        if self.decomposed is None or len(self.decomposed[0]) != self.filled:
+            values, columns = np.linalg.eigh(self.matrix[: self.filled, : self.filled])
+            self.norm = max(self.norm, float(np.max(np.abs(values), initial=0.0)))
+            self.decomposed = values[::-1], columns[:, ::-1]
+        return self.decomposed
+
+    def own(self) -> np.ndarray:
+        """Ritz values of the present start alone, in descending order."""
+        if self.first == 0:
+            return self.ritz()[0]
+        return np.linalg.eigvalsh(self.matrix[self.first : self.filled, self.first : self.filled])[::-1]
 
     def combine(self, columns: np.ndarray) -> Rows:
         """Vectors with these coefficients, as rows."""
@@ -152,7 +162,7 @@ class Lanczos:
         self.matrix[a:, a:] = 0.0
         self.matrix[range(a, end), range(a, end)] = values[:keep]
         self.matrix[end, a:end] = self.matrix[a:end, end] = self.beta * columns[-1, :keep]
-        self.filled = self.coupled = end
+        self.filled, self.coupled, self.decomposed = end, end, None
 
     def lock(self, k: int) -> None:
         """Keep the k best vectors alone, for another start orthogonal to them."""
@@ -161,7 +171,7 @@ class Lanczos:
         self.rows[:k] = self.combine(columns[:, :k])
         self.matrix[:] = 0.0
         self.matrix[range(k), range(k)] = values[:k]
-        self.filled = k
+        self.filled, self.decomposed = k, None
 
     def residuals(self) -> np.ndarray:
         """Norms of the residuals of the Ritz pairs."""
@@ -169,14 +179,12 @@ class Lanczos:
 
     def nothing_new(self, k: int, rtol: float) -> bool:
         """Whether the present start, after an earlier one, found nothing among the k best."""
-        own = np.linalg.eigvalsh(self.matrix[self.first : self.filled, self.first : self.filled])
         last = float(self.ritz()[0][k - 1])
-        return self.first >= k and float(own[-1]) <= last + rtol * abs(last)
+        return self.first >= k and float(self.own()[0]) <= last + rtol * abs(last)
 
     def log_roots(self, points: np.ndarray) -> np.ndarray:
         """Log of the product over Ritz values of their distances to each point, less the log of the betas."""
-        own = np.linalg.eigvalsh(self.matrix[self.first : self.filled, self.first : self.filled])
-        roots = np.concatenate([own, self.discarded])
+        roots = np.concatenate([self.own(), self.discarded])
         with np.errstate(divide="ignore"):
             return np.sum(np.log(np.abs(points[:, None] - roots)), axis=1) - self.log_betas
 
@@ -263,6 +271,7 @@ def _tolerances(values: np.ndarray, space: Lanczos, rtol: np.ndarray) -> np.ndar
     return np.maximum(relative, space.rounding)
 
 
+@functools.lru_cache(maxsize=64)
 def _log_components(k: int, failure: float, size: int) -> np.ndarray:
     r"""Log of the |u'b| that eigenvalue i is trusted to exceed; the failures add up to `failure`.
 

@@ -117,7 +117,7 @@ def _follow(operator: SymmetricOperator, known: Rows, share: float, rtol: float)
         residuals=np.sqrt(np.maximum(np.diag(left_over), 0.0))[: len(mix)],
         converged=np.arange(len(mix)) < converged,
         products=m,
-        reason=f"followed from the last reading with {m} products",
+        reason=f"followed from the last reading with {m} products, assuming that none has passed it since the audit",
         confidence=0.95,
         norm=float(gram.max()) ** 0.5,
     )
