@@ -7,6 +7,7 @@ import torch
 from torch.optim import LBFGS, SGD, Adagrad, Adam, AdamW, RMSprop
 
 from gradbias.errors import NotApplicable
+from gradbias.pytorch import measure
 from gradbias.pytorch.geometry import geometry_of
 
 SLOW = 1 - 1e-9  # an average that hardly moves keeps the preconditioner as it was set
@@ -231,3 +232,23 @@ def test_a_division_by_zero_is_refused():
         parameters[0].zero_()
     with pytest.raises(NotApplicable, match="divides by zero"):
         geometry_of(optimizer, parameters)
+
+
+def test_the_preconditioned_sharpness_counts_the_weight_decay_of_each_group():
+    rng = np.random.default_rng(0)
+    x, y = torch.from_numpy(rng.normal(size=(20, 4))), torch.from_numpy(rng.normal(size=(20, 1)))
+    model = torch.nn.Linear(4, 1, dtype=torch.float64)
+    groups = [{"params": [model.weight], "weight_decay": 0.7}, {"params": [model.bias], "lr": 0.05}]
+    optimizer = SGD(groups, lr=0.1)
+
+    def half_square(f, y):
+        return 0.5 * ((f - y) ** 2).mean()
+
+    found = measure(model, half_square, (x, y), ["preconditioned_sharpness"], optimizer=optimizer)
+    estimate = found["preconditioned_sharpness"]
+    inputs = np.column_stack([x.numpy(), np.ones(20)])
+    scale = np.sqrt([1, 1, 1, 1, 0.5])
+    matrix = inputs.T @ inputs / 20 + np.diag([0.7, 0.7, 0.7, 0.7, 0])
+    exact = np.linalg.eigvalsh(scale[:, None] * matrix * scale)[-1]
+    assert abs(float(estimate) - exact) <= estimate.bound <= 0.02 * exact
+    assert estimate.details["threshold"] == pytest.approx(20)

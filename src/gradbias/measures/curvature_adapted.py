@@ -49,8 +49,7 @@ def _preconditioned_sharpness(
 
     def apply(v: Vector) -> Vector:
         moved = v if inside is None else inside * v
-        image = hessian(moved)
-        image = image + decay * moved if decay else image
+        image = hessian(moved) + decay * moved
         return image if inside is None else inside * image
 
     operator = SymmetricOperator(apply, hessian.size, hessian.epsilon, hessian.asvector, hessian.allocate)
