@@ -111,7 +111,7 @@ def test_a_table_has_value_bound_cost_and_reason(call):
     header, _, margin, collapse = told.out.splitlines()[:4]
     assert header.split() == ["measure", "value", "±", "bound", "cost", "reason"]
     assert "±" in margin
-    assert "1 forward passes" in margin
+    assert "1 forward pass" in margin
     assert collapse.endswith("direct")
     assert "weights: those the model is built with" in told.err
 
