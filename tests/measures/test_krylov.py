@@ -100,6 +100,30 @@ def test_the_bound_covers_at_its_confidence_over_random_starts(name):
     assert missed <= stats.binom.ppf(0.999, repeats, 0.05)
 
 
+@pytest.mark.parametrize("failure", [0.05, 0.5])
+def test_the_interval_misses_as_often_as_its_confidence_says_where_one_eigenvalue_hides(failure):
+    """After one product a lone eigenvalue is within the interval if and only if the start saw enough of its vector."""
+    spectrum = np.append(1e-4 * np.linspace(-1, 1, 60), 1.0)
+    a, repeats, missed = SymmetricOperator(lambda v: spectrum * v, 61, 2.2e-16), 1000, 0
+    for seed in range(repeats):
+        pairs = extreme_eigenpairs(
+            a, 1, rng=np.random.default_rng(seed), rtol=1e-6, confidence=1 - failure, max_products=1
+        )
+        missed += pairs.values[0] + pairs.bounds[0] < 1.0
+    # The end of the interval is the first of a grid of factor 2, so the rate is between that at half the end and it.
+    low, high = stats.binom.ppf([0.001, 0.999], repeats, [0.4 * failure, failure])
+    assert low <= missed <= high
+
+
+def test_what_rounding_brings_in_of_a_multiple_eigenvalue_is_within_its_bound_too():
+    spectrum = np.append(BULK, [5.0, 5.0, 5.0, 4.0, 4.0, 3.0, 2.5])
+    for seed in range(20):
+        a = SymmetricOperator(lambda v: spectrum * v, len(spectrum), 2.2e-16)
+        pairs = extreme_eigenpairs(a, 6, rng=np.random.default_rng(seed), max_products=1000)
+        assert pairs.converged.all()
+        assert np.all(np.abs(pairs.values[:, None] - spectrum).min(axis=1) <= pairs.bounds)
+
+
 def test_the_certificate_is_needed_a_residual_misses_the_larger_of_a_close_pair():
     """From a start nearly orthogonal to the largest eigenvector, residuals are small long before it is seen."""
     wrong = 0
@@ -157,6 +181,23 @@ def test_restarts_change_the_memory_and_not_the_truth():
         assert pairs.products > 20
         assert pairs.converged.all()
         assert holds(pairs, spectrum)
+
+
+@pytest.mark.parametrize("scale", [2.0**-20, 2.0**20])
+def test_the_unit_of_the_matrix_does_not_matter_not_even_through_restarts(scale):
+    spectrum = np.append(np.linspace(-1, 1, 300), [1.05, 1.1, 1.2])
+    plain, scaled = (
+        extreme_eigenpairs(
+            SymmetricOperator(lambda v, c=c: c * spectrum * v, 303, 2.2e-16),
+            3,
+            rng=np.random.default_rng(0),
+            max_basis=15,
+        )
+        for c in (1.0, scale)
+    )
+    assert plain.products == scaled.products > 20
+    np.testing.assert_allclose(scaled.values, scale * plain.values, rtol=1e-12)
+    np.testing.assert_allclose(scaled.bounds, scale * plain.bounds, rtol=1e-6)
 
 
 def test_what_did_not_converge_is_said_and_its_interval_still_holds():
