@@ -30,7 +30,18 @@ def declared(name):
 
     text = f"The toy {name}. [@dinh2017sharp, number not checked]"
     return Measure(
-        name, "toys", text, "", lambda o: 1.0, "none", "up & <b>", "down", "", ("dinh2017sharp",), {"k": 3}, take
+        name,
+        "toys",
+        text,
+        "",
+        lambda o: 1.0,
+        "none",
+        "up & <b>",
+        "down [@dinh2017sharp, 3]",
+        "",
+        ("dinh2017sharp",),
+        {"k": 3},
+        take,
     )
 
 
@@ -263,7 +274,7 @@ def test_the_page_shows_verdicts_meanings_costs_notes_and_facts(page):
         "questions not asked",
         "add measure noise_scale",
         "up &amp; &lt;b&gt;",
-        "<dt>does not mean</dt><dd>down</dd>",
+        "<dt>does not mean</dt><dd>down [Dinh et al. 2017]</dd>",
         "Attention by the math backend.",
         "never read: needs 3 s",
         "Net, 12 parameters",
@@ -313,8 +324,10 @@ def test_a_snapshot_shows_parts_a_distribution_or_a_density():
     assert snapshot(series("m", estimate(1.0, 0.1))) is None
     assert list(snapshot(series("m", estimate([1.0, 2.0], 0.1))).data[0].y) == [1.0, 2.0]
     assert snapshot(series("m", estimate([1.0] * 40, 0.1))).data[0].type == "histogram"
-    dense = estimate(1.0, 0.1, grid=np.array([0.0, 1.0]), density=np.array([0.5, 0.25]))
-    assert list(snapshot(series("m", dense)).data[0].y) == [0.5, 0.25]
+    dense = estimate(1.0, 0.1, grid=np.array([0.0, 1.0]), density=np.array([0.5, 0.25]), density_bound=np.full(2, 0.1))
+    band, line = snapshot(series("m", dense)).data
+    assert list(line.y) == [0.5, 0.25]
+    assert list(band.y) == [0.6, 0.35, 0.15, 0.4, None]
 
 
 def test_what_did_not_converge_is_said_in_words():

@@ -1,6 +1,8 @@
 """The page of a run, one file that needs no network: curves with bounds, their meaning, a verdict per question."""
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,8 @@ class Panel:
     figure: str
     sources: list[tuple[str, str]]
     definition: str
+    says: str
+    not_says: str
     reason: str
     notes: list[str]
 
@@ -83,6 +87,8 @@ def _panel(number: int, series: Series, shared: list[str]) -> Panel:
         figure=_drawn(number, series),
         sources=[_cited(key) for key in series.measure.source],
         definition=series.measure.definition,
+        says=_in_words(series.measure.says),
+        not_says=_in_words(series.measure.not_says),
         reason="" if last is None else last.reason,
         notes=[] if last is None else [note for note in last.notes if note not in shared],
     )
@@ -91,6 +97,19 @@ def _panel(number: int, series: Series, shared: list[str]) -> Panel:
 def _cited(key: str) -> tuple[str, str]:
     reference = bibliography.references().get(key)
     return (str(reference), reference.url) if reference else (key, "")
+
+
+def _in_words(text: str) -> str:
+    """Keys of the bibliography as authors and year."""
+
+    def named(reference: bibliography.Reference) -> str:
+        return f"{reference.authors} {reference.fields.get('year', '')}"
+
+    def cited(found: re.Match[str]) -> str:
+        reference = bibliography.references().get(found[1])
+        return f"[{found[1] if reference is None else named(reference)}]"
+
+    return re.sub(r"\[@([a-z]+\d{4}[a-z]+)[^\]]*\]", cited, text)
 
 
 def _drawn(number: int, series: Series) -> str:
@@ -156,9 +175,7 @@ def snapshot(series: Series) -> "Figure | None":
         return None
     estimate = series.readings[0].estimate
     if {"grid", "density"} <= set(estimate.details):
-        grid, density = (np.asarray(estimate.details[name], dtype=float).ravel() for name in ("grid", "density"))
-        figure = _axes("", density, y_title="density").figure()
-        figure.add_scatter(x=grid, y=density, mode="lines", line={"width": 2, "color": COLOURS[0]})
+        figure = _density(estimate.details)
     elif len(estimate.names) > MOST_NAMES:
         figure = _axes("", np.array([]), y_title="how many").figure()
         figure.add_histogram(x=estimate.value, marker={"color": COLOURS[0]}, nbinsx=40)
@@ -173,6 +190,19 @@ def snapshot(series: Series) -> "Figure | None":
     else:
         return None
     figure.update_layout(showlegend=False, margin={"t": 24, "b": 50})
+    return figure
+
+
+def _density(details: Mapping[str, Any]) -> "Figure":
+    """A density on a logarithmic axis, down to a ten-thousandth of its peak, with its band."""
+    grid, density = (np.asarray(details[name], dtype=float).ravel() for name in ("grid", "density"))
+    bound = np.broadcast_to(np.asarray(details.get("density_bound", 0.0), dtype=float).ravel(), density.shape)
+    figure = _Axes("", "density", log_y=True).figure()
+    band = _polygons(grid, density, bound, log=True)
+    figure.add_scatter(**band, fill="toself", fillcolor=_faint(COLOURS[0]), line={"width": 0}, hoverinfo="skip")
+    figure.add_scatter(x=grid, y=density, mode="lines", line={"width": 2, "color": COLOURS[0]})
+    peak = math.log10(max(float(density.max()), float(np.finfo(float).tiny)))
+    figure.update_yaxes(range=[peak - 4, peak + 0.3])
     return figure
 
 
