@@ -104,9 +104,11 @@ def test_what_is_not_per_example_goes_with_every_part():
 def test_random_numbers_that_a_loader_draws_are_given_back():
     generator = torch.Generator().manual_seed(1)
     before, own = torch.get_rng_state(), generator.get_state()
-    streaming = probe(DataLoader(TensorDataset(X, Y), batch_size=4, generator=generator), 8)
-    list(streaming.batches())
-    next(streaming.batches())
+    in_vain = Noisy(lambda x: x + 0 * torch.rand(2))
+    for dataset in (TensorDataset(X, Y), in_vain):
+        streaming = probe(DataLoader(dataset, batch_size=4, generator=generator), 8)
+        list(streaming.batches())
+        next(streaming.batches())
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(generator.get_state(), own)
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cases import without_type_checks
-from gradbias.errors import NotApplicable
+from gradbias.errors import NotApplicable, ProbeError
 from gradbias.pytorch.torch_objective import TorchObjective
 from gradbias.pytorch.untouched import differentiable, randomness_kept, untouched
 from pytorch.models import MODELS, N, built, points
@@ -168,6 +168,34 @@ def test_the_callers_modes_change_neither_a_number_nor_are_changed(name, caller)
     assert fingerprint(model) == before
     assert got[0] == expected[0]
     assert all(torch.equal(a, b) for a, b in zip(got[1:], expected[1:], strict=True))
+
+
+class Drawing(nn.Module):
+    """Draws from every generator, in vain or not."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.layer, self.scale = nn.Linear(4, 3), scale
+
+    def forward(self, x):
+        drawn = torch.rand(()) + float(np.random.rand()) + random.random()  # noqa: NPY002
+        return self.layer(x) + self.scale * drawn * x[:, :3]
+
+
+def test_random_numbers_that_a_model_draws_are_given_back_also_when_it_is_refused():
+    around = surroundings()
+    model = Drawing(0.0)
+    assert surroundings() != around  # initial weights are the caller's own draw
+    around = surroundings()
+    objective = TorchObjective(model, F.cross_entropy, points())
+    assert surroundings() == around
+    for taken in MEASUREMENTS.values():
+        taken(objective)
+        assert surroundings() == around
+    model.scale = 1.0
+    with pytest.raises(ProbeError, match="draws random numbers"):
+        TorchObjective(model, F.cross_entropy, points())
+    assert surroundings() == around
 
 
 def test_precision_of_products_is_raised_for_the_measurement_only():
