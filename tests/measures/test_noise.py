@@ -144,8 +144,11 @@ def test_isotropic_noise_has_anisotropy_one_whatever_the_hessian():
 def test_the_monte_carlo_errors_of_alignment_cover_at_their_rate():
     rng = np.random.default_rng(9)
     x = rng.normal(size=(80, 60)) / np.arange(1, 61) ** 0.5
-    objective = with_gradients(x, residual=rng.normal(size=80))
+    residual = 2 + rng.normal(size=80)  # a mean that would outweigh the noise, were it counted
+    objective, g = with_gradients(x, residual), residual[:, None] * x
     exact = measured("noise_alignment", objective, probes=80)
+    hessian, noise = x.T @ x / 80, np.cov(g.T, bias=True)
+    assert exact["cosine"] == pytest.approx(np.sum(hessian * noise) / np.linalg.norm(hessian) / np.linalg.norm(noise))
     runs = [measured("noise_alignment", objective, seed=seed, probes=24) for seed in range(50)]
     for name, place in (("cosine", 0), ("anisotropy", 1)):
         assert covers_as_promised([abs(run[name] - exact[name]) <= run.bound[place] for run in runs])
