@@ -12,11 +12,12 @@ from scipy import stats
 
 from gradbias import Problem, losses, models
 from gradbias.errors import NotApplicable, UsageError
-from gradbias.measures.catalogue import catalogue, take_all
+from gradbias.measures.catalogue import catalogue, generator, take_all
 from gradbias.measures.curvature import sharpness
 from gradbias.measures.curvature_parts import groups_of, restricted
 from gradbias.measures.jax_objective import JaxObjective
 from gradbias.measures.objective import OptimizerGeometry, SymmetricOperator
+from gradbias.measures.stochastic import squared_frobenius
 
 MINE = {name for name, m in catalogue().items() if m.topic.startswith("curvature")}
 
@@ -143,6 +144,15 @@ def test_trace_and_norm_are_those_of_the_dense_hessian(dtype):
     exact = found["frobenius_norm"]  # as many products as there are columns
     assert abs(float(exact) - np.linalg.norm(dense())) <= exact.bound <= (1e-10 if dtype == "float64" else 1e-3)
     assert exact.confidence is None
+
+
+def test_the_interval_of_the_norm_is_the_root_of_that_of_its_square():
+    at, options = objective(), dict(sketch=0, max_products=16)
+    root = take_all({"frobenius_norm": options}, at)["frobenius_norm"]
+    square = squared_frobenius(at.hessian(), rng=generator("frobenius_norm", 0), **options)
+    ends = np.sqrt([square.value - square.bound, square.value + square.bound])
+    assert float(root) - root.bound == pytest.approx(ends[0])  # the farther end: the root is concave
+    assert float(root) + root.bound >= ends[1]
 
 
 @pytest.mark.parametrize("groups", ["tensor", "layer"])
