@@ -19,8 +19,8 @@ import numpy as np
 from .krylov import ROUNDING, Eigenpairs, extreme_eigenpairs
 from .objective import Rows, SymmetricOperator, Vector
 
-LONGEST = 8  # products of a reading from known vectors; an audit costs little more, and settles more
-NEAR = 0.97  # a second eigenvalue above this share of the first is followed too, for it may be the first soon
+LONGEST = 6  # products of a reading from known vectors; an audit costs little more, and settles more
+NEAR = 0.9  # a second eigenvalue above this share of the first is followed too: it may be the first before the next audit
 
 
 def largest_eigenvalue(
