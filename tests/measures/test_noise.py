@@ -88,6 +88,16 @@ def test_a_noise_scale_without_a_gradient_is_not_converged():
     assert "not clear of 0" in found.reason
 
 
+def test_a_noise_scale_is_converged_where_the_gradient_is_three_standard_errors_from_zero():
+    rng, seen = np.random.default_rng(13), set()
+    for _ in range(40):
+        found = measured("noise_scale", with_gradients(rng.normal(size=(40, 6)) + 0.35))
+        clear = found.details["signal"] > 3 * found.details["signal_error"]
+        assert found.converged <= clear
+        seen.add((found.converged, found.details["signal"] > 0))
+    assert seen >= {(True, True), (False, True)}
+
+
 def test_covariance_eigenvalues_are_those_of_the_dense_covariance(monkeypatch):
     g = np.random.default_rng(6).normal(size=(23, 40)) + 2
     dense = np.linalg.eigvalsh(np.cov(g.T, bias=True))[::-1]
@@ -146,13 +156,18 @@ def test_the_monte_carlo_errors_of_alignment_cover_at_their_rate():
     x = rng.normal(size=(80, 60)) / np.arange(1, 61) ** 0.5
     residual = 2 + rng.normal(size=80)  # a mean that would outweigh the noise, were it counted
     objective, g = with_gradients(x, residual), residual[:, None] * x
-    exact = measured("noise_alignment", objective, probes=80)
     hessian, noise = x.T @ x / 80, np.cov(g.T, bias=True)
-    assert exact["cosine"] == pytest.approx(np.sum(hessian * noise) / np.linalg.norm(hessian) / np.linalg.norm(noise))
+    product = np.sum(hessian * noise)
+    truth = {
+        "cosine": product / np.linalg.norm(hessian) / np.linalg.norm(noise),
+        "anisotropy": 60 * product / np.trace(hessian) / np.trace(noise),
+    }
+    exact = measured("noise_alignment", objective, probes=80)
+    assert exact.details["tr_HSigma"] == pytest.approx(product)
     runs = [measured("noise_alignment", objective, seed=seed, probes=24) for seed in range(50)]
-    for name, place in (("cosine", 0), ("anisotropy", 1)):
-        assert covers_as_promised([abs(run[name] - exact[name]) <= run.bound[place] for run in runs])
-        assert np.median([run.bound[place] for run in runs]) < 0.6 * exact[name]
+    for place, name in enumerate(truth):
+        assert covers_as_promised([abs(run[name] - truth[name]) <= run.bound[place] for run in runs])
+        assert np.median([run.bound[place] for run in runs]) < 0.6 * truth[name]
 
 
 def test_the_tail_index_of_power_laws_is_covered_at_the_stated_rate():
