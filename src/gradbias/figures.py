@@ -28,7 +28,7 @@ MOST_MARKERS = 3000
 
 
 @dataclass(frozen=True)
-class _Axes:
+class Axes:
     """Titles and scales of a figure with two axes."""
 
     x_title: str = ""
@@ -87,7 +87,7 @@ def curves(
     `target` names a predicted part whose components are drawn as dashed horizontal lines.
     """
     names = [y] if isinstance(y, str) else list(y)
-    axes = _Axes(x_title or (x or "recorded point"), y_title or ", ".join(names), title, log_x, log_y)
+    axes = Axes(x_title or (x or "recorded point"), y_title or ", ".join(names), title, log_x, log_y)
 
     def draw(evidence: Evidence) -> "Figure":
         figure = axes.figure()
@@ -138,7 +138,7 @@ def _lines(evidence: Evidence, names: list[str], labels: list[str]) -> dict[str,
     return dict(zip(labels, found.values(), strict=True)) if labels else found
 
 
-def _with_gaps(axes: _Axes, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _with_gaps(axes: Axes, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`y` with NaN wherever a point cannot be shown, and which points those are."""
     bad = ~(np.isfinite(x) & np.isfinite(y))
     with np.errstate(invalid="ignore"):
@@ -147,7 +147,7 @@ def _with_gaps(axes: _Axes, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _draw_runs(
-    figure: "Figure", axes: _Axes, data: tuple[np.ndarray, np.ndarray], look: tuple[str, str | None, str]
+    figure: "Figure", axes: Axes, data: tuple[np.ndarray, np.ndarray], look: tuple[str, str | None, str]
 ) -> int:
     """One line per seed (and a median over many); returns how many points had to be left out."""
     (across, values), (label, colour, dash) = data, look
@@ -190,7 +190,7 @@ def _median(across: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     return across[middle], values[middle], "run with the median end"
 
 
-def _draw_guide(figure: "Figure", axes: _Axes, data: tuple[np.ndarray, np.ndarray], guide: tuple[str, float]) -> None:
+def _draw_guide(figure: "Figure", axes: Axes, data: tuple[np.ndarray, np.ndarray], guide: tuple[str, float]) -> None:
     """A dashed line of known slope through the later part of the middle run, no taller than the run itself."""
     x, y, _ = _median(*data)
     shown = np.isfinite(_with_gaps(axes, x, y)[0])
@@ -215,7 +215,7 @@ def _draw_guide(figure: "Figure", axes: _Axes, data: tuple[np.ndarray, np.ndarra
     )
 
 
-def _draw_target(figure: "Figure", axes: _Axes, evidence: Evidence, look: tuple[str, bool]) -> int:
+def _draw_target(figure: "Figure", axes: Axes, evidence: Evidence, look: tuple[str, bool]) -> int:
     """Dashed horizontal lines at the components of a predicted part; returns how many cannot be shown."""
     target, several = look
     predicted = parts(evidence.predicted)
@@ -278,7 +278,7 @@ def agreement(*, metric: Metric | Mapping[str, Metric] = relative_l2, title: str
     `metric` is the claim's own; where it compares directions both sides are scaled to length one. Of more than 3000
     components an even selection is drawn.
     """
-    axes = _Axes("predicted", "measured", title, log, log)
+    axes = Axes("predicted", "measured", title, log, log)
 
     def draw(evidence: Evidence) -> "Figure":
         figure, left_out, ends = axes.figure(), 0, []
@@ -328,7 +328,7 @@ def _agreeing(evidence: Evidence, part: str, metric: Metric, seed: int) -> np.nd
 
 def bars(*, labels: Sequence[str] = (), y_title: str = "value", title: str = "", log: bool = False) -> Drawing:
     """Measured and predicted for every part and component: mean over seeds, whiskers from least to most."""
-    axes = _Axes("", y_title, title, False, log)
+    axes = Axes("", y_title, title, False, log)
 
     def draw(evidence: Evidence) -> "Figure":
         figure = axes.figure()
@@ -372,7 +372,7 @@ def bars(*, labels: Sequence[str] = (), y_title: str = "value", title: str = "",
 
 def gap_by_part(*, metric: Metric | Mapping[str, Metric] = relative_l2, title: str = "") -> Drawing:
     """The gap of every part and seed (its largest component) and its error budget, on a logarithmic axis."""
-    axes = _Axes("seed", "gap (dots) and error budget (ticks)", title, False, True)
+    axes = Axes("seed", "gap (dots) and error budget (ticks)", title, False, True)
 
     def draw(evidence: Evidence) -> "Figure":
         figure, left_out = axes.figure(), 0

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import bibliography, pages
 from ..errors import StoreError
-from ..figures import COLOURS, _Axes
+from ..figures import COLOURS, Axes
 from .questions import Answer, answers
 from .readings import MOST_NAMES, Reading, Run, Series, short, shown, versions
 
@@ -197,7 +197,7 @@ def _density(details: Mapping[str, Any]) -> "Figure":
     """A density on a logarithmic axis, down to a ten-thousandth of its peak, with its band."""
     grid, density = (np.asarray(details[name], dtype=float).ravel() for name in ("grid", "density"))
     bound = np.broadcast_to(np.asarray(details.get("density_bound", 0.0), dtype=float).ravel(), density.shape)
-    figure = _Axes("", "density", log_y=True).figure()
+    figure = Axes("", "density", log_y=True).figure()
     band = _polygons(grid, density, bound, log=True)
     figure.add_scatter(**band, fill="toself", fillcolor=_faint(COLOURS[0]), line={"width": 0}, hoverinfo="skip")
     figure.add_scatter(x=grid, y=density, mode="lines", line={"width": 2, "color": COLOURS[0]})
@@ -215,10 +215,10 @@ def _lines(readings: list[Reading]) -> dict[str, list[tuple[int, float, float]]]
     return lines
 
 
-def _axes(x_title: str, values: np.ndarray, *, y_title: str = "") -> _Axes:
+def _axes(x_title: str, values: np.ndarray, *, y_title: str = "") -> Axes:
     known = values[np.isfinite(values)]
     wide = bool(known.size and known.min() > 0 and known.max() > LOG_FROM * known.min())
-    return _Axes(x_title, y_title, log_y=wide)
+    return Axes(x_title, y_title, log_y=wide)
 
 
 def _polygons(x: np.ndarray, value: np.ndarray, bound: np.ndarray, *, log: bool) -> dict[str, Any]:

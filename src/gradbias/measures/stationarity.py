@@ -50,7 +50,7 @@ def cone_distance(
     unit = rows / np.where(lengths > 0, lengths, 1.0)[:, None]
     stacked = np.vstack([theta / np.linalg.norm(theta), unit])
     # A triangle R with ‖θ − Σ λ g‖ = ‖R (1, −λ)‖ for all λ; the Gram matrix would square the condition number.
-    root = np.linalg.qr(stacked.T, mode="r")
+    root = np.asarray(np.linalg.qr(stacked.T, mode="r"))
     scaled = nnls(root[:, 1:], root[:, 0], maxiter=30 * len(stacked))[0]
     multipliers = scaled * np.linalg.norm(theta) / np.where(lengths > 0, lengths, 1.0)
     residual = theta - multipliers @ rows

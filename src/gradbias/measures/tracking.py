@@ -20,7 +20,7 @@ from .krylov import ROUNDING, Eigenpairs, extreme_eigenpairs
 from .objective import Rows, SymmetricOperator, Vector
 
 LONGEST = 6  # products of a reading from known vectors; an audit costs little more, and settles more
-NEAR = 0.9  # a second eigenvalue above this share of the first is followed too: it may be the first before the next audit
+NEAR = 0.9  # a second eigenvalue above this share of the first is followed too: it may be the first at the next audit
 
 
 def largest_eigenvalue(

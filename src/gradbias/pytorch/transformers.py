@@ -19,10 +19,11 @@ from .monitor import Loss, Monitor
 class MonitorCallback(TrainerCallback):
     """Measures while a `Trainer` trains; rows go to `trainer.state.log_history`, a page to `report` at the end.
 
-    `probe_data` are a batch as the model takes it: a mapping with the labels, for the model's own loss, or anything else
-    that `Monitor` takes, with a `loss_fn`. A `Trainer` does not tell its callbacks where it logs to: after `callback.attach(trainer)`, instead of `callbacks=[callback]`, rows go to
-    its loggers too. The further `options` are those of `Monitor`; the optimizer and the batch size are the trainer's.
-    `callback.monitor` is the monitor, from the start of the training on.
+    `probe_data` are a batch as the model takes it: a mapping with the labels, for the model's own loss, or anything
+    else that `Monitor` takes, with a `loss_fn`. A `Trainer` does not tell its callbacks where it logs to: after
+    `callback.attach(trainer)`, instead of `callbacks=[callback]`, rows go to its loggers too. The further `options` are
+    those of `Monitor`; the optimizer and the batch size are the trainer's. `callback.monitor` is the monitor, from the
+    start of the training on.
     """
 
     def __init__(

@@ -4,28 +4,22 @@ A page shows what the records say; nothing is computed again and no verdict is m
 another name and moved into place, the index last, so that a reader never sees half a page.
 """
 
-import importlib.metadata
 import math
-import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import bibliography, catalogue
+from .. import bibliography, catalogue, pages
 from ..errors import ClaimError, StoreError
 from .record import Record
 from .store import Store
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from ..claim import Claim
 
 SETTINGS = ("smoke", "standard", "deep")
@@ -83,23 +77,24 @@ class Page:
 def write_report(store: Store, folder: Path | str) -> Path:
     """Write the pages of every claim and record to a folder; returns the index. Raises `StoreError` if it cannot."""
     folder = Path(folder)
-    pages = _pages(store)
+    claims = _pages(store)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         from plotly.offline import get_plotlyjs
 
         script = folder / "plotly.min.js"
-        if any(page.figure for page in pages) and _differs(script, get_plotlyjs()):
-            _replace(script, get_plotlyjs())
-        templates = _templates()
-        for page in pages:
-            _replace(folder / f"{page.id}.html", templates.get_template("claim.html").render(page=page))
+        if any(page.figure for page in claims) and _differs(script, get_plotlyjs()):
+            pages.replace(script, get_plotlyjs())
+        templates = pages.templates()
+        templates.filters |= {"short": _short, "assignments": _assignments}
+        for page in claims:
+            pages.replace(folder / f"{page.id}.html", templates.get_template("claim.html").render(page=page))
         families: dict[str, list[Page]] = {}
-        for page in sorted(pages, key=lambda page: (page.family, page.id)):
+        for page in sorted(claims, key=lambda page: (page.family, page.id)):
             families.setdefault(page.family, []).append(page)
-        shown = [s for s in SETTINGS if any(s in page.by_setting for page in pages)]
+        shown = [s for s in SETTINGS if any(s in page.by_setting for page in claims)]
         index = templates.get_template("index.html")
-        _replace(folder / "index.html", index.render(families=families, settings=shown, totals=_totals(pages)))
+        pages.replace(folder / "index.html", index.render(families=families, settings=shown, totals=_totals(claims)))
     except OSError as error:
         why = error.strerror or error
         raise StoreError(f"The report cannot be written to {folder}: {why}. Choose another --output.") from error
@@ -230,36 +225,5 @@ def _short(value: float) -> str:
     return f"{value:.2g}"
 
 
-def _templates() -> "Environment":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    made = Environment(
-        loader=PackageLoader("gradbias", "web/templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"short": _short, "assignments": _assignments, "html": Markup}
-    made.globals |= {
-        "version": importlib.metadata.version("gradbias"),
-        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-    return made
-
-
 def _differs(path: Path, text: str) -> bool:
     return not path.is_file() or path.stat().st_size != len(text.encode())
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
