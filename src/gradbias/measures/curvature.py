@@ -36,8 +36,7 @@ def sharpness(problem: Problem, theta: PyTree) -> Float[Array, ""]:
 
 def single(pairs: Eigenpairs, **details: Any) -> Estimate:
     """The first of the pairs as an estimate; NaN, with what is known, if it did not converge."""
-    notes = (pairs.reason,) if "overtaken" in pairs.reason else ()
-    return several(pairs, ("",), notes=notes, **details)
+    return several(pairs, ("",), **details)
 
 
 def several(pairs: Eigenpairs, names: tuple[str, ...], notes: tuple[str, ...] = (), **details: Any) -> Estimate:

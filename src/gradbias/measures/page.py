@@ -135,6 +135,7 @@ def curve(series: Series) -> "Figure":
         x, value, bound = (list(column) for column in zip(*points, strict=True))
         figure.add_scatter(
             **_polygons(np.array(x), np.array(value), np.array(bound), log=figure.layout.yaxis.type == "log"),
+            mode="lines",  # with few points markers are the default
             fill="toself",
             fillcolor=_faint(colour),
             line={"width": 0},
