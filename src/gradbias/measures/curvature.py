@@ -39,7 +39,7 @@ def single(pairs: Eigenpairs, **details: Any) -> Estimate:
     return several(pairs, ("",), **details)
 
 
-def several(pairs: Eigenpairs, names: tuple[str, ...], notes: tuple[str, ...] = (), **details: Any) -> Estimate:
+def several(pairs: Eigenpairs, names: tuple[str, ...], **details: Any) -> Estimate:
     """The pairs as an estimate with a name for each, or as one number for the one name ''."""
     good = pairs.converged
     reason = pairs.reason
@@ -57,7 +57,6 @@ def several(pairs: Eigenpairs, names: tuple[str, ...], notes: tuple[str, ...] = 
         names=() if one else names,
         confidence=pairs.confidence,
         details={"residuals": pairs.residuals, **details},
-        notes=notes,
     )
 
 
