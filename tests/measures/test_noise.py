@@ -13,6 +13,7 @@ from gradbias.errors import NotApplicable, ProbeError, UsageError
 from gradbias.measures import jax_objective
 from gradbias.measures.catalogue import take_all
 from gradbias.measures.jax_objective import JaxObjective
+from gradbias.measures.noise import _noise_directions
 from gradbias.measures.per_example import entropy_rank, hill, simple_noise_scale, tail_bound
 
 
@@ -142,6 +143,13 @@ def test_noise_with_the_covariance_of_the_hessian_has_cosine_one():
     assert abs(found["anisotropy"] - 4 * np.sum(values**2) / np.sum(values) ** 2) <= found.bound[1] < 1e-10
     assert found.confidence is None
     assert found.cost.products == 20 + 4 + 4
+
+
+@pytest.mark.parametrize("count", [5, 12])
+def test_what_all_gradients_share_is_in_no_direction_of_the_noise(count):
+    g = np.random.default_rng(14).normal(size=(12, 4))
+    one, other = (_noise_directions(with_gradients(a), count, np.random.default_rng(0))[0] for a in (g, g + 7))
+    assert np.array(one) == pytest.approx(np.array(other), abs=1e-12)
 
 
 def test_isotropic_noise_has_anisotropy_one_whatever_the_hessian():

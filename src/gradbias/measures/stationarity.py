@@ -81,6 +81,24 @@ def _further_elements(
     return np.concatenate([rows[:0], *found]), np.concatenate([np.arange(0), *owners])
 
 
+def _require_options(factor: float, elements: int, radius: float, examples: int) -> None:
+    if not (factor >= 1 and elements >= 0 and radius > 0 and examples >= 1):
+        raise UsageError(
+            f"factor is at least 1, elements at least 0, radius positive, examples at least 1; got factor={factor}, "
+            f"elements={elements}, radius={radius}, examples={examples}."
+        )
+
+
+def _positive_margins(objective: AbstractObjective) -> np.ndarray:
+    q, _ = margins_of(objective)
+    if not q.min() > 0:
+        raise NotApplicable(
+            f"{np.sum(q <= 0)} of {len(q)} probe examples are misclassified: the weights scale to no feasible point. "
+            "It has meaning once the training data are separated."
+        )
+    return q
+
+
 @instrument(
     gradients=lambda options: 2.0 + 1.1 * options["elements"],
     cost="one pass of margin gradients of the examples near the smallest margin, and one per further element",
@@ -124,17 +142,8 @@ def _kkt_residual(
     no `order` is given. [@lyu2020gradient, definitions of approximate KKT points, numbers not checked]
     """
     radius = float(np.sqrt(objective.epsilon)) if radius is None else radius
-    if not (factor >= 1 and elements >= 0 and radius > 0 and examples >= 1):
-        raise UsageError(
-            f"factor is at least 1, elements at least 0, radius positive, examples at least 1; got factor={factor}, "
-            f"elements={elements}, radius={radius}, examples={examples}."
-        )
-    q, _ = margins_of(objective)
-    if not q.min() > 0:
-        raise NotApplicable(
-            f"{np.sum(q <= 0)} of {len(q)} probe examples are misclassified: the weights scale to no feasible point. "
-            "It has meaning once the training data are separated."
-        )
+    _require_options(factor, elements, radius, examples)
+    q = _positive_margins(objective)
     power = order_of(objective, order, "The KKT residual")
     near = np.flatnonzero(q <= factor * q.min())
     chosen = np.sort(near[np.argsort(q[near], kind="stable")][:examples])
