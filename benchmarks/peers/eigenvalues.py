@@ -19,16 +19,19 @@ def ours(model, x, y, k: int, rtol: float):
 
 
 CALLS = {
+    "gradbias, rtol 1e-2": partial(ours, rtol=1e-2),
     "gradbias, rtol 1e-4": partial(ours, rtol=1e-4),
-    "gradbias, rtol 1e-6": partial(ours, rtol=1e-6),
     "locuslab recipe (eigsh, default tol)": peers.locuslab,
     "locuslab recipe (eigsh, tol 1e-3)": partial(peers.locuslab, tol=1e-3),
     "curvlinops + eigsh (default tol)": peers.curvlinops,
     "curvlinops + eigsh (tol 1e-3)": partial(peers.curvlinops, tol=1e-3),
     "PyHessian eigenvalues(top_n=10)": peers.pyhessian,
+    "PyHessian eigenvalues(top_n=10, tol=1e-6, maxIter=1000)": partial(peers.pyhessian, tol=1e-6, maxIter=1000),
     "hessian-eigenthings lanczos(k=10)": peers.eigenthings,
     "hessian-eigenthings lanczos(max_iter=50)": partial(peers.eigenthings, max_iter=50),
 }
+# What is within a per cent at best is compared with our call that certifies a per cent, all else with the finer one.
+COARSE = {"PyHessian eigenvalues(top_n=10)", "hessian-eigenthings lanczos(k=10)"}
 GOALS = {
     "curvlinops + eigsh (default tol)": 0.35,
     "PyHessian eigenvalues(top_n=10)": 0.25,
@@ -42,20 +45,22 @@ def rows(repeats: int = 3) -> list[dict]:
         model, x, y = make()
         workloads.train(model, x, y, steps=steps, rate=0.1)
         exact = peers.reference(model, x, y, K)
-        first = None
+        known: dict[str, float] = {}
         for call, run in CALLS.items():
             taken = []
-            for _ in range(repeats):
+            for _ in range(1 if "1000" in call else repeats):
                 start = time.process_time()
                 values, products, *bound = run(model, x, y, K)
                 taken.append(time.process_time() - start)
-            seconds = sorted(taken)[repeats // 2]
-            first = first or seconds
+            seconds = known[call] = sorted(taken)[len(taken) // 2]
+            here = (
+                known[f"gradbias, rtol {'1e-2' if call in COARSE else '1e-4'}"] if "gradbias" not in call else seconds
+            )
             error = np.abs(values - exact)
             row = {"model": name, "call": call, "seconds": seconds, "products": products}
             row["largest relative error"] = float(np.max(error / np.abs(exact)))
             row["within its bound"] = bool(np.all(error <= bound[0])) if bound else "none stated"
-            row["gradbias / this"] = first / seconds
+            row["gradbias / this"] = here / seconds
             row["goal"] = GOALS.get(call, "")
             told.append(row)
     return told

@@ -118,19 +118,21 @@ def eigenthings(model, x, y, k: int, **options) -> Found:
     return np.sort(np.asarray(found.eigenvalues))[::-1], product.calls
 
 
-def eigenthings_density(model, x, y, steps: int):
+def eigenthings_density(model, x, y, steps: int, probes: int) -> int:
     from hessian_eigenthings import HessianOperator, spectral_density
     from hessian_eigenthings.loss_fns import supervised_loss
 
     operator = HessianOperator(model, [(x, y)], supervised_loss(LOSS))
-    return spectral_density(operator, num_runs=1, lanczos_steps=steps, seed=0)
+    operator.matvec = product = Counted(operator.matvec)
+    spectral_density(operator, num_runs=probes, lanczos_steps=steps, seed=0)
+    return product.calls
 
 
-def pyhessian_density(model, x, y, steps: int):
+def pyhessian_density(model, x, y, steps: int, probes: int) -> int:
     from pyhessian import hessian
 
     with pyhessian_calls() as counted:
-        hessian(model, LOSS, data=(x, y), cuda=False).density(iter=steps, n_v=1)
+        hessian(model, LOSS, data=(x, y), cuda=False).density(iter=steps, n_v=probes)
     model.zero_grad(set_to_none=True)
     return counted.calls
 
