@@ -40,6 +40,12 @@ def test_the_margin_is_that_of_the_worst_example_and_the_details_have_all():
     assert found.details["error_rate"] == pytest.approx(1 / 3)
 
 
+def test_each_example_has_its_margin_under_its_number():
+    found = measured("example_margins", deep())
+    assert found.names == ("0", "1", "2")
+    assert [found["0"], found["1"], found["2"]] == pytest.approx([10, 3, -7], abs=1e-12)
+
+
 def test_with_one_output_the_label_gives_the_sign():
     found = measured("margin", linear([1.0, 1.0]))
     assert found.details["margins"].tolist() == [3, 2]

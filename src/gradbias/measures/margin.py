@@ -79,6 +79,24 @@ def _margin(objective: AbstractObjective, *, rng: np.random.Generator, state: di
     return Estimate(q.min(), error.max(), details=_details(q, error))
 
 
+@instrument(
+    gradients=0.4,
+    cost="one forward pass",
+    invariances="permutation of neurons; rescaling of layers; not a factor on all weights, which scales them",
+    says="How far each example's right class is ahead of the next: which examples are hard, and which are wrong.",
+    not_says="A small margin does not say whether the example is hard or its label wrong.",
+    needs="a classifier: class numbers, or labels ±1 or 0/1 with one output",
+)
+def _example_margins(objective: AbstractObjective, *, rng: np.random.Generator, state: dict[str, Any]) -> Estimate:
+    r"""The margin $q_i = f_{y_i} - \max_{j \ne y_i} f_j$ of each example, by its number `0` … `n-1` in the probe data.
+
+    With one output, $q_i = \pm f$. The bounds are those of rounding in the outputs. `details` as for `margin`.
+    [@soudry2018implicit, number not checked]
+    """
+    q, error = margins_of(objective)
+    return Estimate(q, error, names=tuple(map(str, range(len(q)))), details=_details(q, error))
+
+
 QUANTILES = {"min": 0.0, "q01": 0.01, "q10": 0.1, "median": 0.5, "q90": 0.9, "max": 1.0}
 
 
