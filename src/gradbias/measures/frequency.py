@@ -50,7 +50,7 @@ def fourier_coefficients(values: np.ndarray, positions: np.ndarray, frequencies:
 def octaves(highest: float) -> np.ndarray:
     """Edges of bands 0-1, 1-2, 2-4, … cycles per line, up to and including `highest`.
 
-    >>> octaves(12).tolist()
+    >>> octaves(12.0).tolist()
     [0.0, 1.0, 2.0, 4.0, 8.0, 16.0]
     """
     return np.array([0.0, *2.0 ** np.arange(math.floor(math.log2(highest)) + 2)])
