@@ -310,7 +310,7 @@ def _pac_bayes_bound(
 
 
 def log_growth(
-    n: int, parameters: tuple[int, ...], units: tuple[int, ...], outputs: int, breakpoints: int = 1
+    n: int, parameters: tuple[int, ...], units: tuple[int, ...], outputs: int, *, breakpoints: int = 1
 ) -> float:
     r"""Upper bound on the logarithm of the number of ways in which such networks can err on n examples.
 
@@ -371,7 +371,7 @@ def _parameter_count_bound(
     q, n = margins(objective.outputs(), objective.labels()), objective.examples
 
     def growth(m: int) -> float:
-        return log_growth(m, parameters, units, outputs, pieces - 1)
+        return log_growth(m, parameters, units, outputs, breakpoints=pieces - 1)
 
     low, high = 1, 2
     while growth(high) >= high * np.log(2):

@@ -1,7 +1,6 @@
 """Measures of a JAX model: once, or along somebody's own training loop."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
@@ -13,10 +12,10 @@ from .catalogue import Asked, asked_for, take_all
 from .estimate import Estimate
 from .jax_objective import JaxObjective
 from .objective import OptimizerGeometry, Settings
-from .recorder import Recorder, Row, timed
+from .recorder import Recorded, Recorder, Row, timed
 
 if TYPE_CHECKING:
-    from xarray import Dataset
+    pass
 
 Features = Callable[..., Mapping[str, Array]]
 
@@ -70,7 +69,7 @@ def _copied(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jax.numpy.array(leaf, copy=True), tree)
 
 
-class Probe:
+class Probe(Recorded):
     r"""Measures along a training loop in JAX, within a budget of its time.
 
     `probe.step(theta)` after each step returns a flat row of floats when something was read, else `None`. `initial`
@@ -122,20 +121,3 @@ class Probe:
     def step(self, theta: PyTree) -> Row | None:
         """A step of the training has ended at `theta`; what is due is read."""
         return self._recorder.step(lambda: self._at(theta), settle=lambda: jax.block_until_ready(theta))
-
-    @property
-    def overhead(self) -> float:
-        """Seconds spent here over seconds of the steps."""
-        return self._recorder.overhead
-
-    def summary(self) -> str:
-        """The last readings and what they took, in plain text."""
-        return self._recorder.summary()
-
-    def trajectory(self) -> "Dataset":
-        """Every reading over the dimension `step`."""
-        return self._recorder.trajectory()
-
-    def report(self, path: Path | str) -> Path:
-        """Write one self-contained page."""
-        return self._recorder.report(path)

@@ -317,6 +317,29 @@ class Recorder:
         return write(self.run, path)
 
 
+class Recorded:
+    """What those tell of their readings who leave them to a recorder."""
+
+    _recorder: Recorder
+
+    @property
+    def overhead(self) -> float:
+        """Seconds in here over seconds of the steps; NaN before the second step."""
+        return self._recorder.overhead
+
+    def summary(self) -> str:
+        """The last readings and what they took, in plain text."""
+        return self._recorder.summary()
+
+    def trajectory(self) -> "Dataset":
+        """Every reading over the dimension `step`; see `gradbias.measures.readings.trajectory`."""
+        return self._recorder.trajectory()
+
+    def report(self, path: Path | str) -> Path:
+        """Write one self-contained page: curves with bounds, what they mean and do not, a verdict per question."""
+        return self._recorder.report(path)
+
+
 def timed(build: Callable[[], AbstractObjective]) -> tuple[float, float]:
     """Seconds of making an objective and of a gradient, both once warm: what a plan rests on."""
     build().gradient()

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,12 +11,12 @@ from ..errors import NotApplicable, ProbeError
 from ..measures.catalogue import Asked, asked_for, take_all
 from ..measures.estimate import Estimate
 from ..measures.objective import OptimizerGeometry, Settings
-from ..measures.recorder import Recorder, Row, timed
+from ..measures.recorder import Recorded, Recorder, Row, timed
 from .geometry import optimizer_geometry
 from .torch_objective import TorchObjective
 
 if TYPE_CHECKING:
-    from xarray import Dataset
+    pass
 
 Loss = Callable[..., Any] | None
 State = Mapping[str, Tensor] | nn.Module
@@ -89,7 +88,7 @@ def _geometry(
     return read
 
 
-class Monitor:
+class Monitor(Recorded):
     """Measures in a training loop: `monitor.step()` after each step reads what its share of the budget pays for.
 
     `row = monitor.step()` is a flat dict of floats where something was read, else `None`. At most `budget` of the step
@@ -161,23 +160,6 @@ class Monitor:
             torch.cuda.synchronize(device)
         elif device.type == "mps":
             torch.mps.synchronize()
-
-    @property
-    def overhead(self) -> float:
-        """Seconds in here over seconds of the steps."""
-        return self._recorder.overhead
-
-    def summary(self) -> str:
-        """The last readings and what they took, in plain text."""
-        return self._recorder.summary()
-
-    def trajectory(self) -> "Dataset":
-        """Every reading over the dimension `step`; see `gradbias.measures.readings.trajectory`."""
-        return self._recorder.trajectory()
-
-    def report(self, path: Path | str) -> Path:
-        """Write one self-contained page: curves with bounds, what they mean and do not, a verdict per question."""
-        return self._recorder.report(path)
 
 
 def _patient(geometry: Callable[[], OptimizerGeometry] | None) -> Callable[[], OptimizerGeometry] | None:
