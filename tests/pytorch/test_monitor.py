@@ -226,3 +226,14 @@ def test_the_page_of_a_monitored_training_names_the_model(tmp_path):
     assert "Sequential" in page
     assert "12 examples" in page
     assert "Is every probe example classified as labelled?" in page
+
+
+def test_memory_is_by_default_that_of_a_training_step():
+    model = nn.Sequential(nn.Linear(3, 100), nn.Tanh(), nn.Linear(100, 2))
+    x, y = torch.randn(32, 3), torch.randint(2, (32,))
+    objective = gbt.TorchObjective(model, LOSS, (x, y))
+    assert objective.limited(1000, 10).max_memory == 1000
+    assert objective.limited(None, 1).max_memory == 1 << 25
+    one, two = (objective.limited(None, n).max_memory for n in (10**6, 2 * 10**6))
+    # The hidden units are saved, by tanh and by the layer after it once, and the outputs by the loss.
+    assert 4 * 100 * 10**6 <= two - one <= 4 * (100 + 2 * 2 + 2) * 10**6

@@ -197,7 +197,7 @@ def _ntk_spectrum(
     needs="the initial weights, and a model whose outputs of one example do not depend on the others",
 )
 def _ntk_drift(
-    objective: AbstractObjective, *, rng: np.random.Generator, state: dict[str, Any], examples: int = 200
+    objective: AbstractObjective, *, rng: np.random.Generator, state: dict[str, Any], examples: int = 64
 ) -> Estimate:
     r"""Relative change of the empirical tangent kernel since initialization.
 
@@ -274,7 +274,7 @@ def _target_vectors(objective: AbstractObjective) -> np.ndarray:
     needs="the initial weights, and a model whose outputs of one example do not depend on the others",
 )
 def _laziness(
-    objective: AbstractObjective, *, rng: np.random.Generator, state: dict[str, Any], examples: int = 200
+    objective: AbstractObjective, *, rng: np.random.Generator, state: dict[str, Any], examples: int = 64
 ) -> Estimate:
     r"""Lazy or rich: how far training left its linearization at the start [@chizat2019lazy, number not checked].
 

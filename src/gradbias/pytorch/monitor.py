@@ -97,8 +97,9 @@ class Monitor(Recorded):
     warning, and the training goes on.
 
     `optimizer`, `batch_size` and the further `options` are as in `measure`; `initial` are the weights that drift is
-    measured from, by default those at construction. Nothing of the model, its gradients, the optimizer or the random
-    numbers is changed.
+    measured from, by default those at construction. `max_memory` is by default what a training step on a batch (on the
+    probe data, if `batch_size` is not given) holds, and 32 MiB at least. Nothing of the model, its gradients, the
+    optimizer or the random numbers is changed.
 
     Raises `UsageError` for an unknown measure or option and `ProbeError` for a model, a loss or probe data that cannot
     be measured: at construction, never in the loop.
@@ -123,7 +124,8 @@ class Monitor(Recorded):
     ) -> None:
         asked = asked_for(measures)
         settings = Settings(batch_size=batch_size)
-        self._objective = TorchObjective(model, loss_fn, probe_data, mode=mode, settings=settings, **options)
+        whole = TorchObjective(model, loss_fn, probe_data, mode=mode, settings=settings, **options)
+        self._objective = whole.limited(options.get("max_memory"), batch_size or whole.examples)
         settings.geometry = _patient(_geometry(optimizer, geometry, self._objective))
         if initial is not None or any("initial" in one.needs for one, _ in asked):
             settings.initial = at_state(self._objective, model if initial is None else initial)

@@ -42,7 +42,8 @@ def empirical_ntk(objective: TorchObjective) -> np.ndarray:
         return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     with run.running():
-        kernel = layer_structured_ntk(weights.leaves, forward, memory=objective.max_memory)
+        # Patches, gradients by weight and their products are held beside the derivatives: about four times as much.
+        kernel = layer_structured_ntk(weights.leaves, forward, memory=objective.max_memory // 4)
     objective.work.add(gradients=kernel.shape[1] + 2)
     return kernel
 

@@ -17,6 +17,7 @@ from .computation import Computation, Weights, pieces
 from .curvature_products import BUILD, Bytes, Kind, LossGraph, Plan, Products, Risk, bytes_of_graph, plan
 from .probe import Batch, Probe, as_probe
 
+LEAST = 1 << 25  # bytes that are always allowed beside a training: less than the libraries take
 MEMORY = 1 << 30  # bytes of graphs and of rows of derivatives held at once, unless the user says otherwise
 
 
@@ -161,6 +162,14 @@ class TorchObjective(AbstractObjective):
 
     def _risk(self) -> Risk:
         return Risk(self.computation, self.probe, self.weights(), self.coupled)
+
+    def limited(self, max_memory: int | None, examples: int) -> "TorchObjective":
+        """The same within `max_memory`; by default what a training step on so many examples holds, at least 32 MiB."""
+        if max_memory is None:
+            step = self.plan("gradient").cost
+            held = 3 * self.size * torch.finfo(self.computation.vector_dtype).bits // 8  # weights, gradients, momentum
+            max_memory = max(LEAST, int(step.fixed + step.each * step.entries * examples) + held)
+        return self._view(max_memory=max_memory, _plans={})
 
     def parts(self) -> Iterator[Batch]:
         """The data in parts whose graphs of a gradient fit in memory; to be read within `computation.running()`."""
