@@ -102,7 +102,7 @@ def pyhessian(model, x, y, k: int, **options) -> Found:
     with pyhessian_calls() as counted:
         values, _ = hessian(model, LOSS, data=(x, y), cuda=False).eigenvalues(top_n=k, **options)
     model.zero_grad(set_to_none=True)
-    return np.asarray(values), counted.calls
+    return np.sort(np.asarray(values))[::-1], counted.calls  # found by deflation, not always in order
 
 
 def eigenthings(model, x, y, k: int, **options) -> Found:
