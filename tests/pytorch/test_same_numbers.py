@@ -16,7 +16,11 @@ from gradbias.pytorch.torch_objective import TorchObjective
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 N, D, HIDDEN, CLASSES = 24, 4, 8, 3
-OF_RISKS = {"adaptive_sharpness"}  # differences of two risks: what rounding does to them is relative to the risk
+# Differences of larger numbers: what rounding does to them is relative to those.
+OF_WHAT = {
+    "adaptive_sharpness": lambda objective: objective.risk(),
+    "example_margins": lambda objective: np.abs(objective.outputs()).max(),
+}
 
 
 class Case:
@@ -113,5 +117,5 @@ def test_a_measure_is_the_same_number_in_both(name, case, dtype):
     np.testing.assert_array_equal(np.isnan(value), np.isnan(other))
     known = ~np.isnan(other)
     scale = np.maximum(np.abs(other), 1e-3 * np.max(np.abs(other[known]), initial=0.0))[known]
-    scale = np.maximum(scale, objective.risk()) if name in OF_RISKS else scale
+    scale = np.maximum(scale, OF_WHAT[name](objective)) if name in OF_WHAT else scale
     np.testing.assert_array_less(np.abs(value - other)[known], TOLERANCE[dtype] * scale + 1e-300)
