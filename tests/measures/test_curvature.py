@@ -119,6 +119,13 @@ def test_readings_along_descent_are_followed_and_say_what_they_assume():
     assert sum(spent[1:]) < 7 * 6
 
 
+def test_a_sharpness_short_of_its_tolerance_is_no_number_and_says_which_tolerance():
+    estimate = take_all({"sharpness": {"max_products": 2}}, objective())["sharpness"]
+    assert np.isnan(float(estimate))
+    assert str(estimate).startswith("not converged (stopped after 2 products, short of a tolerance of 0.01;")
+    assert estimate.details["unconverged"][0] <= eigenvalues(dense())[0]
+
+
 def test_the_spectrum_is_that_of_the_dense_hessian():
     estimate = take_all(["spectrum"], objective())["spectrum"]
     e = eigenvalues(dense())

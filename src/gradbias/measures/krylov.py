@@ -363,7 +363,7 @@ def _pairs(
 
 def _reason(space: Lanczos, settled: bool, rtol: np.ndarray, confidence: float | None) -> str:
     if not settled:
-        return f"stopped after {space.products} products, short of a tolerance of {np.max(rtol):.2g}"
+        return f"stopped after {space.products} products, short of a tolerance of {np.min(rtol):.2g}"
     if confidence is None:
         return f"exact up to rounding: the space of {space.filled} vectors is invariant"
     return (
