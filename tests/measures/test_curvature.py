@@ -44,13 +44,12 @@ def objective(dtype="float64", **settings):
 
 
 @jax.jit
-def _hessian_at(flat):
-    problem = case()
+def _hessian_at(problem, flat):
     return jax.hessian(lambda z: problem.risk(ravel_pytree(problem.theta0)[1](z)))(flat)
 
 
 def hessian_at(flat):
-    return np.asarray(_hessian_at(flat))
+    return np.asarray(_hessian_at(case(), flat))
 
 
 @cache
