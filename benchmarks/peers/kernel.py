@@ -6,6 +6,7 @@ import numpy as np
 import peers
 import torch
 import workloads
+
 from gradbias.pytorch.torch_objective import TorchObjective
 
 
