@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from . import rank
 from .objective import AbstractObjective
 
 ROWS = 64  # of float64 copies of per-example gradients held at once
@@ -88,12 +89,8 @@ def entropy_rank(values: Float[np.ndarray, " m"], distance: float) -> tuple[floa
     >>> entropy_rank(np.array([2.0, 2.0]), 0.0)
     (2.0, 0.0)
     """
-    p = values[values > 0] / values[values > 0].sum()
-    entropy = -float(np.sum(p * np.log(p)))
-    t = min(1.0, distance)
-    mixing = 0.0 if t in (0.0, 1.0) else -t * np.log(t) - (1 - t) * np.log1p(-t)
-    change = t * np.log(max(len(values) - 1, 1)) + mixing
-    return float(np.exp(entropy)), float(np.exp(entropy) * np.expm1(change))
+    found = rank.entropy_rank(values[values > 0])
+    return found, rank.entropy_rank_change(found, len(values), distance)
 
 
 def hill(sample: Float[np.ndarray, " n"], k: int) -> float:

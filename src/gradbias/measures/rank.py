@@ -84,20 +84,29 @@ def singular_value_error(shape: tuple[int, ...], largest: float) -> float:
 def entropy_rank_bound(singular_values: np.ndarray, error: float) -> float:
     r"""How far the effective rank is off if no singular value is off by more than `error`.
 
-    With $T = \frac12 \|p - q\|_1 \le k\,\text{error} / \sum_i \sigma_i$, the entropies of p and q differ by at most
-    $T \log(k-1) + h(T)$, $h$ the binary entropy: the classical case of [@audenaert2007sharp, number not checked].
+    The shares are off by $T = \frac12 \|p - q\|_1 \le k\,\text{error} / \sum_i \sigma_i$ at most.
 
     >>> entropy_rank_bound(np.array([1.0, 1.0]), 0.0)
     0.0
     """
     k = len(singular_values)
-    if k == 1:
-        return 0.0
-    t = k * error / float(np.sum(singular_values))
+    return entropy_rank_change(entropy_rank(singular_values), k, k * error / float(np.sum(singular_values)))
+
+
+def entropy_rank_change(rank: float, k: int, distance: float) -> float:
+    r"""How far $e^{H(p)}$ = `rank` of k shares is off if they are off by $T = \frac12 \|p - q\|_1 \le$ `distance`.
+
+    The entropies of p and q differ by at most $T \log(k-1) + h(T)$ for $T \le 1 - 1/k$, $h$ the binary entropy: the
+    classical case of [@audenaert2007sharp, number not checked]. The rank is from 1 to k in any case.
+
+    >>> entropy_rank_change(1.0, 3, 1.0)
+    2.0
+    """
+    t = distance
     if t >= 1 - 1 / k:
         return float(k - 1)
     entropy = t * math.log(k - 1) + (-t * math.log(t) - (1 - t) * math.log1p(-t) if t else 0.0)
-    return min(float(k - 1), entropy_rank(singular_values) * math.expm1(entropy))
+    return min(float(k - 1), rank * math.expm1(entropy))
 
 
 def stable_rank_bound(singular_values: np.ndarray, error: float) -> float:
