@@ -47,7 +47,9 @@ def measured(data: Data, key: PRNGKeyArray, *, piece: int, pieces: tuple[int, ..
     m, new = len(data.y), len(data.y_new)
 
     def more(carry: tuple[Array, Array, Array], key: PRNGKeyArray) -> tuple[tuple[Array, Array, Array], tuple]:
-        own, fresh = jnp.split(jr.normal(key, (m + new, piece)), [m])
+        # Drawing the noise is all the cost: in single precision, summed in double.
+        noise = jr.normal(key, (m + new, piece), jnp.float32).astype(jnp.float64)
+        own, fresh = jnp.split(noise, [m])
         w = step(own, jnp.asarray(data.y))
         grown = (carry[0] + own @ w, carry[1] + fresh @ w, carry[2] + w @ w)
         return grown, grown
