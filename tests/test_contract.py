@@ -3,7 +3,7 @@
 import dataclasses
 import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import jax
@@ -13,7 +13,7 @@ import pytest
 from gradbias import catalogue
 from gradbias.contract import Case, Check, _case, _of_the_runs, check_claim
 from gradbias.evidence import Timing
-from gradbias.run.sweep import compute_environment, cores
+from gradbias.run.sweep import compute_environment
 
 CLAIMS = Path(__file__).parent / "claims_for_tests"
 SOUND = (CLAIMS / "sound" / "mean_minimizes.py").read_text()
@@ -34,23 +34,19 @@ def _failed(name: str) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def verdicts(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[list[str]]]]:
-    """The contract of every claim that is to be tested, computed on all cores."""
-    names = [item.callspec.params["claim"] for item in request.session.items if "claim" in _parameters(item)]
-    spawn = multiprocessing.get_context("spawn")
-    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(cores(), mp_context=spawn) as pool:
+def worker() -> Iterator[ProcessPoolExecutor]:
+    """One process that computes as `gradbias run` does."""
+    with pytest.MonkeyPatch.context() as patch:
         for variable, value in compute_environment().items():
             patch.setenv(variable, value)
-        yield {name: pool.submit(_failed, name) for name in names}
-
-
-def _parameters(item: pytest.Item) -> dict[str, object]:
-    return item.callspec.params if hasattr(item, "callspec") else {}
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            pool.submit(int).result()  # it has started, with this environment
+            yield pool
 
 
 @pytest.mark.parametrize("claim", list(catalogue.entries()))
-def test_the_claim_meets_the_contract(claim: str, verdicts: dict[str, Future[list[str]]]) -> None:
-    failed = verdicts[claim].result()
+def test_the_claim_meets_the_contract(claim: str, worker: ProcessPoolExecutor) -> None:
+    failed = worker.submit(_failed, claim).result()
     assert not failed, "\n".join(failed)
 
 

@@ -5,8 +5,8 @@ bits each. What a network of the set errs on n examples then bounds its error on
 other property of the network enters. The catalogue's PAC-Bayes form pays ln(2√n/δ) where a finite set needs ln(1/δ)
 only. Fitting random labels is what such a network cannot do, and there the bound certifies nothing, as it must. Paid
 for are also the several k among which a reader may choose. The bound is of the compressed network, and its error is
-several times smaller still. Twenty directions, with which the catalogue begins, do not do for every draw of them: of ten
-networks on the digits one stayed at 29 % training errors, where its bound is 0.42. So k starts at 40 here.
+several times smaller still. Twenty directions do not do for every draw of them: of ten networks on the digits one
+stayed at 29 % training errors, where its bound is 0.42. So k starts at 40 there.
 """
 
 from typing import Literal, NamedTuple
