@@ -38,7 +38,8 @@ KNOWN = (UsageError, ClaimError, StoreError, ProbeError, NotApplicable)  # their
 _debugging: ContextVar[bool] = ContextVar("debugging", default=False)
 
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="Folder of records. Default: $GRADBIAS_STORE, else ./gradbias-runs.")
+    str | None,
+    typer.Option("--store", help="Folder or s3://bucket/prefix of records. Default: $GRADBIAS_STORE, ./gradbias-runs."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout, and nothing else there.")]
 
@@ -254,7 +255,8 @@ def run(
     if every:
         from .run.report import write_report
 
-        print(f"report: {write_report(place, place.folder / 'report')}", file=sys.stderr if as_json else sys.stdout)
+        pages = place.folder / "report" if isinstance(place.folder, Path) else Path("site")  # a bucket holds no pages
+        print(f"report: {write_report(place, pages)}", file=sys.stderr if as_json else sys.stdout)
     return exit_code(done)
 
 

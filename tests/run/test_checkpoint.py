@@ -72,7 +72,7 @@ def test_what_was_kept_is_ignored_if_it_is_corrupt_or_if_all_is_to_be_fresh(long
     for spoil in (b"", b"PK no archive"):
         kept = Checkpoint(store, job.address)
         kept.put(0, [np.zeros(1)])
-        (kept.folder / "0.npz").write_bytes(spoil)
+        (tmp_path / "store" / kept.prefix / "0.npz").write_bytes(spoil)
         assert kept.get(0) is None
     np.testing.assert_array_equal(run.run(long_claim, store=store.folder).arrays["measured/value"], expected)
     kept.put(0, [np.zeros(1)])

@@ -7,8 +7,10 @@ the strings "nan", "inf" and "-inf". `arrays.npz` is a zip of NumPy arrays, one 
 """
 
 import functools
+import io
 import json
 import math
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib import resources
@@ -16,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import StoreError
+
 if TYPE_CHECKING:
     from ..claim import Evidence
 
 SCHEMA_VERSION = 1
 Arrays = dict[str, np.ndarray]
+ARRAYS = "arrays.npz"
 _NUMBERS = ("gap", "error", "tolerance", "seconds", "compile_seconds")
 
 
@@ -89,9 +94,10 @@ class Record:
         """The evidence as it was judged, rebuilt from the arrays."""
         return evidence_of(self.arrays, {int(seed): why for seed, why in self.refused.items()})
 
-    def to_json(self, *, indent: int | None = None) -> str:
-        """The record without its arrays as JSON; on one line unless an indent is given."""
+    def to_json(self, *, indent: int | None = None, arrays: str | None = None) -> str:
+        """The record as JSON, with the name of the file of its arrays; on one line unless an indent is given."""
         named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "load_arrays"}
+        named |= {} if arrays is None else {"arrays": arrays}
         return json.dumps(plain(named), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
@@ -104,6 +110,7 @@ def from_json(text: str, load_arrays: Callable[[], Arrays]) -> Record:
         _validator().validate(found)
     except jsonschema.ValidationError as error:
         raise ValueError(f"{error.json_path}: {error.message}") from None
+    found.pop("arrays", None)
     found |= {name: number(found[name]) for name in _NUMBERS}
     found["certificates"] = {k: number(v) for k, v in found["certificates"].items()}
     return Record(**found | {"source": tuple(found["source"])}, load_arrays=load_arrays)
@@ -117,11 +124,40 @@ def _validator() -> Any:
     return jsonschema.Draft202012Validator(schema)
 
 
-def schema_version_of(text: str) -> int:
-    """The schema version that a JSON text claims to have; 0 if it claims none."""
+def record_at(where: str, content: bytes, address: str, load: Callable[[str], Arrays]) -> tuple[Record, str]:
+    """The record that a `record.json` holds, whose arrays `load` reads from a file, and the name of that file.
+
+    Raises `StoreError` for a newer schema, `ValueError` for what is not the record of this address.
+    """
+    text = content.decode()
     found = json.loads(text)
-    version = found.get("schema_version", 0) if isinstance(found, dict) else 0
-    return version if isinstance(version, int) else 0
+    known = found if isinstance(found, dict) else {}
+    version, arrays = known.get("schema_version"), str(known.get("arrays", ARRAYS))
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise StoreError(
+            f"The record {where} was written by a newer gradbias (schema {version}; this one reads up to "
+            f"{SCHEMA_VERSION}). Upgrade gradbias, or give another place with --store or GRADBIAS_STORE."
+        )
+    record = from_json(text, functools.cache(lambda: load(arrays)))
+    if record.address != address:
+        raise ValueError(f"its address is {record.address}, not the name of its folder")
+    return record, arrays
+
+
+def packed(arrays: Arrays) -> bytes:
+    """Named arrays as a compressed `.npz`; equal arrays give equal bytes."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def unpacked(content: bytes) -> Arrays:
+    """The inverse of `packed`; raises `ValueError`."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"it is no archive of arrays ({error})") from error
 
 
 def plain(value: Any) -> Any:

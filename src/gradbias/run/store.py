@@ -3,9 +3,10 @@
     <store>/records/<address>/record.json     see `record.schema.json`
     <store>/records/<address>/arrays.npz
 
-A record is written into a temporary folder beside its place, flushed to the disk and renamed; there is no index. A
-process killed at any moment loses at most the record it was writing. Replacing a record moves the old one aside first;
-if the process dies between the two renames, whoever writes next moves it back.
+In a bucket (see `bucket.py`) the arrays have another name; a copy of either is a store as well. In a folder a record is
+written into a temporary folder beside its place, flushed to the disk and renamed; there is no index. A process killed
+at any moment loses at most the record it was writing. Replacing a record moves the old one aside first; if the process
+dies between the two renames, whoever writes next moves it back.
 """
 
 import contextlib
@@ -17,23 +18,23 @@ import shutil
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from ..errors import StoreError
-from .record import SCHEMA_VERSION, Arrays, Record, from_json, schema_version_of
+from .bucket import BucketRecords
+from .places import TEMPORARY, Folder, Place, Remote, explained, flush_folder, place_of, stamp_of
+from .places import write_flushed as _write
+from .record import ARRAYS, Arrays, Record, from_json, packed, record_at, unpacked
 
-_TEMPORARY, _REPLACED = ".writing-", ".replaced-"
+_REPLACED = ".replaced-"
 # A temporary folder this old belongs to a process that died; records take milliseconds to write.
 _ABANDONED_SECONDS = 3600.0
 
 
-def default_folder() -> Path:
+def default_place() -> str:
     """`GRADBIAS_STORE` if set, else `./gradbias-runs`."""
-    return Path(os.environ.get("GRADBIAS_STORE") or "gradbias-runs")
+    return os.environ.get("GRADBIAS_STORE") or "gradbias-runs"
 
 
 def _warn(message: str) -> None:
@@ -41,61 +42,93 @@ def _warn(message: str) -> None:
 
 
 class Store:
-    """Records in a folder. Reading needs no lock; any number of processes may write at once."""
+    """Records in a folder or a bucket. Reading needs no lock; any number of processes may write at once."""
 
-    def __init__(self, folder: Path | str | None = None, *, warn: Callable[[str], None] = _warn) -> None:
-        self.folder = Path(folder) if folder is not None else default_folder()
+    def __init__(self, place: Place | Path | str | None = None, *, warn: Callable[[str], None] = _warn) -> None:
+        self.place = place_of(default_place() if place is None else place)
         self._warn = functools.cache(warn)  # a corrupt record is named once
+        self._bucket = BucketRecords(self.place, self._warn) if isinstance(self.place, Remote) else None
+
+    @property
+    def folder(self) -> Path | str:
+        """The folder, or the URL of a bucket."""
+        return self.place.path if isinstance(self.place, Folder) else str(self.place)
 
     @property
     def records(self) -> Path:
-        """The folder that holds the records."""
-        return self.folder / "records"
+        """The folder that holds the records of a store that is a folder."""
+        return Path(self.folder) / "records"
 
     def require_writable(self) -> None:
         """Make the folders, mend what a killed writer left, and prove that a file can be written.
 
         Raises `StoreError` otherwise, so that nobody computes for an hour what cannot be kept.
         """
-        with self._explained():
+        if self._bucket:
+            return self._bucket.require_writable()
+        with explained(self.place):
             self.records.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=self.records) as probe:
+            with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self.records) as probe:
                 _write(Path(probe) / "probe", b"gradbias")
             self._mend()
+
+    def addresses(self) -> set[str]:
+        """The addresses of all records, from one listing; none is read, so that some may turn out to be corrupt."""
+        return set(self._bucket.stamps()) if self._bucket else {path.name for path in self._folders()}
+
+    def stamps(self) -> dict[str, str]:
+        """Every address with a stamp that changes when the record does, from one listing."""
+        if self._bucket:
+            return self._bucket.stamps()
+        found = {}
+        with explained(self.place):
+            for folder in self._folders():
+                # Where the text is missing, so that the record is corrupt, its folder stands for it.
+                for path in (f"{folder}/record.json", folder):
+                    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                        found[folder.name] = stamp_of(os.stat(path))
+                        break
+        return found
 
     def get(self, address: str) -> Record | None:
         """The record at an address, or None if there is none (or it is corrupt, which is said).
 
         Raises `StoreError` for a record of a newer schema.
         """
-        return self._read(self.records / address)
+        return self._bucket.get(address) if self._bucket else self._read(self.records / address)
 
     def scan(self) -> Iterator[Record]:
         """Every readable record, oldest first; corrupt ones are named and skipped."""
-        with self._explained():
-            if self.folder.exists() and not self.folder.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.folder))
-            folders = [p for p in self.records.iterdir() if not p.name.startswith(".")] if self.records.is_dir() else []
-        found = [record for folder in folders if (record := self._read(folder)) is not None]
+        read = self._bucket.scan() if self._bucket else map(self._read, self._folders())
+        found = [record for record in read if record is not None]
         yield from sorted(found, key=lambda record: (record.created, record.address))
 
     def put(self, record: Record, *, replace: bool = False) -> Record:
         """Write a record unless its address is taken (or `replace`); returns the one that is now in the store."""
+        if self._bucket:
+            return self._bucket.put(record, replace=replace)
         place = self.records / record.address
-        with self._explained():
+        with explained(self.place):
             self.records.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.records))
+            temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=self.records))
             try:
-                write_arrays(temporary / "arrays.npz", record.arrays)
+                _write(temporary / ARRAYS, packed(record.arrays))
                 _write(temporary / "record.json", (record.to_json(indent=2) + "\n").encode())
                 from_json((temporary / "record.json").read_text(encoding="utf-8"), dict)
                 os.chmod(temporary, 0o777 & ~_umask())  # mkdtemp makes folders that only their owner can read
-                _flush_folder(temporary)
+                flush_folder(temporary)
                 self._place(temporary, place, replace=replace or self._read(place) is None)
-                _flush_folder(self.records)
+                flush_folder(self.records)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         return self.get(record.address) or record
+
+    def _folders(self) -> list[Path]:
+        with explained(self.place):
+            root = Path(self.folder)
+            if root.exists() and not root.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(root))
+            return [p for p in self.records.iterdir() if not p.name.startswith(".")] if self.records.is_dir() else []
 
     def _place(self, temporary: Path, place: Path, *, replace: bool) -> None:
         while True:
@@ -126,7 +159,7 @@ class Store:
                 place = self.records / left.name.removeprefix(_REPLACED).split("-")[0]
                 with contextlib.suppress(OSError):
                     shutil.rmtree(left) if place.exists() else os.rename(left, place)
-            elif left.name.startswith(_TEMPORARY):
+            elif left.name.startswith(TEMPORARY):
                 with contextlib.suppress(FileNotFoundError):
                     if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
                         shutil.rmtree(left, ignore_errors=True)
@@ -152,40 +185,11 @@ class Store:
             except OSError as error:
                 raise StoreError(f"The store {self.folder} cannot be read: {error.strerror} ({folder}).") from error
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except StoreError:
-            raise
-        except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            what = "is full" if full else f"cannot be used: {error.strerror or error}"
-            raise StoreError(
-                f"The store {self.folder} {what}. {'Make room' if full else 'Make it a writable folder'}, or give "
-                "another one with --store or GRADBIAS_STORE. What was stored before is untouched."
-            ) from error
-
 
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_arrays(path: Path, arrays: Arrays) -> None:
-    """Write named arrays and wait until they are on the disk."""
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
@@ -200,35 +204,17 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 def _record_in(folder: Path) -> Record | None:
     if not folder.is_dir():
         return None
-    text = (folder / "record.json").read_text(encoding="utf-8")
-    if (version := schema_version_of(text)) > SCHEMA_VERSION:
-        raise StoreError(
-            f"The record {folder} was written by a newer gradbias (schema {version}; this one reads up to "
-            f"{SCHEMA_VERSION}). Upgrade gradbias, or give another folder with --store or GRADBIAS_STORE."
-        )
-    record = from_json(text, functools.cache(lambda: _read_arrays(folder / "arrays.npz")))
-    if record.address != folder.name:
-        raise ValueError(f"its address is {record.address}, not the name of its folder")
-    (folder / "arrays.npz").stat()
+    content = (folder / "record.json").read_bytes()
+    record, arrays = record_at(str(folder), content, folder.name, lambda name: _read_arrays(folder / name))
+    (folder / arrays).stat()
     return record
 
 
 def _read_arrays(path: Path) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        return unpacked(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise StoreError(f"The arrays {path} cannot be read ({error}). Delete that folder and run again.") from error
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def sha256(*contents: bytes) -> str:
