@@ -314,7 +314,7 @@ def log_growth(
         if n * k <= w:
             total += n * k * np.log(2)
         elif k:
-            total += np.log(2) + w * np.log(2 * np.e * n * k * degree / w)
+            total += np.log(2) + w * (1 + np.log(2 * n * k * degree / w))
     return float(min(total, n * np.log(2)))
 
 
