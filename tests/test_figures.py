@@ -134,6 +134,13 @@ def test_panels_share_an_axis_and_a_colour_per_line() -> None:
     assert figure.data[-1].name == "2/η"
 
 
+def test_a_line_alone_in_its_panel_is_told_by_the_title_and_not_by_the_legend() -> None:
+    shown = [figures.Panel("pair", "loss", names=("one", "two")), figures.Panel("y", "share", names=("y",))]
+    drawn = figures.panels("t", shown)(stacked(y=evidence().curves["y"])).data
+    assert [(t.name, t.showlegend) for t in drawn] == [("one", True), ("two", True), ("y", False)]
+    assert len({t.line.color for t in drawn}) == 3
+
+
 def test_panels_refuse_curves_of_another_length_and_count_what_cannot_be_shown() -> None:
     with pytest.raises(ValueError, match="'pair' has 5 points and 't' 30"):
         figures.panels("t", PANELS)(stacked(pair=np.ones((3, 5, 2))))

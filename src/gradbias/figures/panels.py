@@ -19,6 +19,7 @@ class Panel:
     """One panel: the curve it shows, its title, and a curve of levels (one per line) drawn dashed.
 
     `names` are those of the panel's own lines, in colours of their own, for panels whose lines are not the same ones.
+    A line that is alone in its panel is told by the title and has no entry in the legend.
     """
 
     y: str
@@ -87,7 +88,8 @@ def _draw_panel(
     for number, line in enumerate(values.T):
         shown, bad = with_gaps(Axes(log_x=figure.layout.xaxis.type == "log", log_y=panel.log), across, line)
         left_out += int(bad.sum())
-        name = names[number] if number < len(names) else f"line {number + 1}"
+        alone = panel.title or panel.y if len(values.T) == 1 else f"line {number + 1}"
+        name = names[number] if number < len(names) else alone
         figure.add_scatter(
             x=across,
             y=shown,
@@ -96,7 +98,7 @@ def _draw_panel(
             connectgaps=False,
             name=name,
             legendgroup=name,
-            showlegend=bool(panel.names) or (axis == "y" and len(values.T) > 1),
+            showlegend=len(values.T) > 1 and (bool(panel.names) or axis == "y"),
             line={"width": 1.6, "color": COLOURS[(first + number) % len(COLOURS)]},
             hovertemplate=f"{name}<br>%{{x:.4g}}, %{{y:.4g}}<extra></extra>",
         )

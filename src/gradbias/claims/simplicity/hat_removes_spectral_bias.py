@@ -17,7 +17,7 @@ import gradbias as gb
 Unit = Literal["hat", "relu"]
 
 HATS, JUDGED, HAT_STEPS = (15, 31, 63, 127), 8, 4  # nested meshes; frequencies of each, from the lowest to the highest
-RELUS = (8, 16, 32, 64)
+RELUS, SHOWN = (8, 16, 32, 64), 5  # of the condition numbers; frequencies in the figure
 NODES, WEIGHTS = (part / 2 for part in np.polynomial.legendre.leggauss(3))
 
 
@@ -44,49 +44,49 @@ def waves(x: np.ndarray, units: int) -> np.ndarray:
     return activations(x, units, "hat") @ np.sin(np.pi * nodes[:, None] * frequencies(units)) / np.sqrt(units + 1)
 
 
-def data(key: PRNGKeyArray, *, units: int, top: int, unit: Unit = "hat") -> dict[str, np.ndarray]:
-    """Hidden activations on a quadrature grid, padded to one shape; random targets and starts in every basis."""
-    rng, widest = gb.data.generator(key), HATS[-1]
-    x, weight = quadrature(widest + 1)
-    hats = [activations(x, n, unit) for n in HATS]
-    seen = np.stack([weight * np.sin(np.pi * frequencies(n)[:, None] * x) for n in HATS])
-    targets = np.stack([waves(x, n) @ rng.choice([-1.0, 1.0], JUDGED) for n in HATS])
-    padded = np.stack([np.pad(h, ((0, 0), (0, widest - h.shape[1]))) for h in hats])
-    z, w = quadrature(2 * units)
-    relus = np.maximum(0.0, z[:, None] - (np.arange(units) + 0.5) / units) / np.sqrt(units)
-    shapes = gb.oracles.cantilever_modes(top, z).value["shapes"]
-    smooth = (rng.choice([-1, 1], top) * rng.uniform(0.5, 1.5, top)) @ shapes
-    return {
-        **{"hats": padded, "hat targets": targets, "hat weight": weight, "sines": seen},
-        **{
-            "relus": relus,
-            "relu target": smooth,
-            "relu weight": w,
-            "modes": shapes * w,
-            "start": rng.normal(size=units),
-        },
-    }
+def run(weight: np.ndarray, hidden: np.ndarray, target: np.ndarray, seen: np.ndarray, start: Any = 0.0) -> tuple:
+    """Rows whose mean square is the integral, by the weights of a grid; what projects residuals on `seen`; a start."""
+    root = np.sqrt(weight * len(weight))
+    return root[:, None] * hidden, root * target, seen * root / len(root), np.broadcast_to(start, hidden.shape[1])
+
+
+def data(key: PRNGKeyArray, *, units: int, top: int, unit: Unit = "hat") -> dict[str, Any]:
+    """Hats on every mesh, padded to one shape; hats and ReLUs on the same sines; ReLUs on modes of the beam."""
+    rng, meshes = gb.data.generator(key), []
+    x, weight = quadrature(HATS[-1] + 1)
+    for n in HATS:
+        hidden = np.pad(activations(x, n, unit), ((0, 0), (0, HATS[-1] - n)))
+        target, sines = waves(x, n) @ rng.choice([-1.0, 1.0], JUDGED), np.sin(np.pi * frequencies(n)[:, None] * x)
+        meshes.append(run(weight, hidden, target, sines))
+    x, weight = quadrature(2 * units)
+    hats = np.pad(activations(x, units - 1, unit), ((0, 0), (0, 1)))
+    relus = np.maximum(0.0, x[:, None] - (np.arange(units) + 0.5) / units) / np.sqrt(units)
+    sines, modes = (
+        np.sin(np.pi * np.arange(1, top + 1)[:, None] * x),
+        gb.oracles.cantilever_modes(top, x).value["shapes"],
+    )
+    signs, start = rng.choice([-1.0, 1.0], top), 0.3 * rng.normal(size=units)
+    smooth = (signs * rng.uniform(0.5, 1.5, top)) @ modes
+    runs = [run(weight, h, signs @ sines, sines) for h in (hats, relus)] + [run(weight, relus, smooth, modes, start)]
+    return {name: tuple(map(np.stack, zip(*some, strict=True))) for name, some in (("meshes", meshes), ("runs", runs))}
 
 
 def measured(data: Any, key: PRNGKeyArray, *, top: int, steps: int, rate: float = 0.9) -> gb.Measured:
-    def decays(h: Array, y: Array, weight: Array, seen: Array, **how: Any) -> Array:
-        a = how.pop("start", jnp.zeros(h.shape[1]))
-        problem = gb.Problem(gb.models.linear, gb.losses.square, h, y, a)
-        p = jnp.diag(weight * float(len(y)))
-        return gb.dynamics.residual_path(problem, weight=p, seen=seen, **how)[1]
+    def train(count: int, size: Array, h: Array, y: Array, seen: Array, start: Array) -> Float[Array, "t k"]:
+        problem = gb.Problem(gb.models.linear, gb.losses.square, h, y, start)
+        return jnp.abs(gb.dynamics.residual_path(problem, rate=size, steps=count, seen=seen)[1])
 
-    def hat(h: Array, y: Array, seen: Array) -> Float[Array, " k"]:
-        path = jnp.abs(decays(h, y, data["hat weight"], seen, rate=rate, steps=HAT_STEPS))
-        return (1.0 - (path[-1] / path[0]) ** (1 / HAT_STEPS)) / rate
-
-    rates = jax.vmap(hat)(data["hats"], data["hat targets"], data["sines"])
-    size = 10.0 * rate  # the largest eigenvalue of the ReLUs is about 1/12.4
-    relu = {name: data[name] for name in ("relus", "relu target", "relu weight", "modes")}
-    path = decays(*relu.values(), start=0.3 * data["start"], rate=size, steps=steps)
-    slow, fell = gb.dynamics.decay_rates(path, size)
+    path = jax.vmap(lambda *mesh: train(HAT_STEPS, jnp.asarray(rate), *mesh))(*data["meshes"])
+    rates = (1.0 - (path[:, -1] / path[:, 0]) ** (1 / HAT_STEPS)) / rate
+    sizes = rate * jnp.array([1.0, 10.0, 10.0])  # the largest eigenvalue of the ReLUs is about 1/12.4
+    hats, relus, modes = jax.vmap(lambda size, *one: train(steps, size, *one))(sizes, *data["runs"])
+    slow, fell = gb.dynamics.decay_rates(modes, sizes[-1])
     value = {"hat rates": rates, "hat condition": rates[:, 0] / rates[:, -1], "ReLU rates": slow}
     value["log ReLU condition"] = jnp.log(jnp.stack([condition(n) for n in RELUS]))
-    return gb.Measured(value, 0.0, fell, steps)
+    at, few = np.append(0, np.unique(np.geomspace(1, steps, 80).round())).astype(int), slice(SHOWN)
+    curves = {"step": jnp.asarray(at + 1.0), "frequency": jnp.arange(1.0, SHOWN + 1)}
+    curves |= {"hats": hats[at, few] / hats[:1, few], "ReLUs": relus[at, few] / relus[:1, few]}
+    return gb.Measured(value, 0.0, fell, steps, curves)
 
 
 def condition(units: int) -> Array:
@@ -98,33 +98,14 @@ def condition(units: int) -> Array:
 
 
 def predicted(data: Any, *, top: int) -> gb.Prediction:
-    hats = [gb.oracles.hat_rates(n, frequencies(n)) for n in HATS]
-    slow = gb.oracles.cantilever_modes(top, np.linspace(0, 1, 9))
-    relu = [gb.oracles.relu_condition(n) for n in RELUS]
-    rates = np.stack([p.value for p in hats])
-    size = np.array([p.value for p in relu])
-    cond = gb.Prediction(np.log(size), relu[-1].certificate, float(relu[-1].error / size[-1]))
-    parts = {
-        "log ReLU condition": cond,
-        "ReLU rates": gb.Prediction(slow.value["rates"], slow.certificate, tolerance=1e-6),
-    }
-    proof = gb.combine(**{str(n): p for n, p in zip(HATS, hats, strict=True)})
-    parts["hat rates"] = gb.Prediction(rates, proof.certificate, 1e-13)
-    return gb.combine(**parts, **{"hat condition": rates[:, 0] / rates[:, -1]})
-
-
-def figure(evidence: gb.Evidence) -> Any:
-    """Condition numbers over the number of units: hats by training, ReLUs by their Gram matrices, and the theory."""
-    look = {"x_title": "units N", "y_title": "condition number", "log_x": True, "log_y": True}
-    drawn = gb.figures.Axes(**look).figure()
-    shown = (("hat condition", HATS, lambda v: v, "hats"), ("log ReLU condition", RELUS, np.exp, "ReLUs"))
-    for number, (part, units, of, name) in enumerate(shown):
-        style = {"color": gb.figures.COLOURS[number]}
-        for side, mode in ((evidence.predicted, "lines"), (evidence.measured, "markers")):
-            label = f"{name}, {'predicted' if mode == 'lines' else 'measured'}"
-            values = of(np.asarray(side[part][0], dtype=float))
-            drawn.add_scatter(x=list(units), y=values, mode=mode, name=label, line=style, marker=style | {"size": 9})
-    return gb.figures.finish(drawn.update_layout(showlegend=True), 0)
+    hats = {f"{n} hats": gb.oracles.hat_rates(n, frequencies(n)) for n in HATS}
+    relus = {f"{n} ReLUs": gb.oracles.relu_condition(n) for n in RELUS}
+    proof = gb.combine(gb.oracles.cantilever_modes(top, np.linspace(0, 1, 9)), **hats, **relus)
+    rates = np.stack([p.value for p in hats.values()])
+    value = {"hat rates": rates, "hat condition": rates[:, 0] / rates[:, -1], "ReLU rates": proof.value["rates"]}
+    value["log ReLU condition"] = np.log([p.value for p in relus.values()])
+    error = dict.fromkeys(value, 1e-13) | {"log ReLU condition": sum(float(p.error / p.value) for p in relus.values())}
+    return gb.Prediction(value, proof.certificate, error, 1.0, proof.tolerance)
 
 
 CLAIM = gb.Claim(
@@ -149,6 +130,10 @@ CLAIM = gb.Claim(
     },
     control=dict(unit="relu"),
     control_reason="ReLUs in the place of hats, on the same mesh: their high frequencies hardly move.",
-    figure=figure,
+    figure=gb.figures.panels(
+        "step",
+        [gb.figures.Panel("hats", "residual at k, hats"), gb.figures.Panel("ReLUs", "residual at k, ReLUs")],
+        **dict(x_title="steps + 1", lines="frequency", line_title="k = ", log_x=True),
+    ),
     seconds=dict(smoke=4, standard=8, deep=40),
 )

@@ -69,14 +69,16 @@ def predicted(data: Dataset, *, top: int, slow: int, steps: int) -> gb.Predictio
     k, n = np.arange(1, top + 1), len(data.x)
     limit = [gb.oracles.circle_tangent_rates(n, k, power=s) for s in ORDERS]
     limit[0] = gb.oracles.circle_tangent_rates(n, k[:slow], power=ORDERS[0])
-    rates = gb.Prediction(np.stack([p.value for p in limit[1:]], axis=1), limit[-1].certificate, limit[-1].error)
+    every = gb.combine(**{f"s = {s}": p for s, p in zip(ORDERS[1:], limit[1:], strict=True)})
+    error = sum(float(p.error) for p in limit[1:])
+    rates = gb.Prediction(np.stack([p.value for p in limit[1:]], axis=1), every.certificate, error)
     gram, own, proof, error = gb.oracles.relu_tangent_gram(data.x, w, a), [], {}, 0.0
     for s, weight, size in zip(ORDERS, weights, sizes, strict=True):
         path = gb.oracles.linearized_residuals(gram, -data.y, rate=float(size), steps=steps, weight=weight)
         waves = np.abs(np.fft.rfft(path.value, axis=1)[:, 1 : top + 1])
         own.append(waves[times(steps)] / waves[0])
         proof |= {f"recursion, s = {s}": path.certificate["recursion"]}
-        error += float(path.error) * POINTS / np.min(waves[0])
+        error += float(path.error) * np.sqrt(n * POINTS) / np.min(waves[0])  # Parseval's √n, and all points
     slopes = [slope(np.log(k[:slow]), limit[0].value), *(slope(np.log(k[2:]), p.value[2:]) for p in limit[1:])]
     kernel = gb.Prediction(np.stack(own), proof, error)
     return gb.combine(rates=rates, amplified=limit[0], slopes=np.array(slopes), **{"own kernel": kernel})

@@ -20,8 +20,8 @@ Group = Literal["residual stream", "everything else"]
 SHOWN, EPS = 40, float(np.finfo(float).eps)
 PANELS = [
     gb.figures.Panel("both", "growth of ‖ρ‖²", log=True, names=("‖ρ_t‖² − ‖ρ_0‖²", "η² Σ ‖∇_ρ L‖²", "∝ t")),
-    gb.figures.Panel("entropy", "entropy of attention", names=("nats",)),
-    gb.figures.Panel("loss", "loss", names=("all sequences",)),
+    gb.figures.Panel("entropy", "entropy (nats)", names=("entropy of attention",)),
+    gb.figures.Panel("loss", "loss", names=("loss of all sequences",)),
 ]
 
 
