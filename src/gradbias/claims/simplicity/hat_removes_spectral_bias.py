@@ -61,10 +61,8 @@ def data(key: PRNGKeyArray, *, units: int, top: int, unit: Unit = "hat") -> dict
     x, weight = quadrature(2 * units)
     hats = np.pad(activations(x, units - 1, unit), ((0, 0), (0, 1)))
     relus = np.maximum(0.0, x[:, None] - (np.arange(units) + 0.5) / units) / np.sqrt(units)
-    sines, modes = (
-        np.sin(np.pi * np.arange(1, top + 1)[:, None] * x),
-        gb.oracles.cantilever_modes(top, x).value["shapes"],
-    )
+    sines = np.sin(np.pi * np.arange(1, top + 1)[:, None] * x)
+    modes = gb.oracles.cantilever_modes(top, x).value["shapes"]
     signs, start = rng.choice([-1.0, 1.0], top), 0.3 * rng.normal(size=units)
     smooth = (signs * rng.uniform(0.5, 1.5, top)) @ modes
     runs = [run(weight, h, signs @ sines, sines) for h in (hats, relus)] + [run(weight, relus, smooth, modes, start)]
