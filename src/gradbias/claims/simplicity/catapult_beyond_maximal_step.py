@@ -70,19 +70,21 @@ def measured(data: Dataset, key: PRNGKeyArray, *, steps: int, model: Model = "ne
         end, path = gb.dynamics.residual_path(one, rate=rate, steps=LINEAR_STEPS)
         return path[:, 0] / jnp.max(jnp.abs(path)), rate * jnp.sum(end**2) / (2 * WIDTH), fate(path[:, 0] ** 2)
 
-    def train(predict: Any, start: Any, fraction: Array) -> tuple[Array, ...]:
+    def train(predict: Any, start: Any) -> tuple[Array, ...]:
         problem = gb.Problem(predict, gb.losses.square, data.x, data.y, start)
-        theta, path = gb.dynamics.residual_path(problem, rate=2 * fraction / top, steps=steps)
-        j = jax.jacrev(lambda t: problem.outputs(t)[:, 0])(theta)
-        gram = sum(jnp.einsum("i...,j...->ij", leaf, leaf) for leaf in jax.tree.leaves(j))
-        loss = jnp.mean(path**2, axis=1)
-        return fate(loss), fraction * jnp.linalg.eigvalsh(gram)[-1] / (len(data.y) * top), loss / loss[0]
+
+        def descend(fraction: Array) -> tuple[Array, ...]:
+            theta, path = gb.dynamics.residual_path(problem, rate=2 * fraction / top, steps=steps)
+            j = jax.jacrev(lambda t: problem.outputs(t)[:, 0])(theta)
+            gram = sum(jnp.einsum("i...,j...->ij", leaf, leaf) for leaf in jax.tree.leaves(j))
+            loss = jnp.mean(path**2, axis=1)
+            return fate(loss), fraction * jnp.linalg.eigvalsh(gram)[-1] / (len(data.y) * top), loss / loss[0]
+
+        return jax.vmap(descend)(jnp.asarray(TRIED))
 
     outputs, kernels, fates = jax.vmap(linear)(jnp.asarray(FRACTIONS))
-    lazy = jax.vmap(lambda c: train(linearized, ((w, a), (w, a)), c))(jnp.asarray(TRIED))
-    net = lazy
-    if model == "network":
-        net = jax.vmap(lambda c: train(gb.models.scaled_relu_network, (w, a), c))(jnp.asarray(TRIED))
+    lazy = train(linearized, ((w, a), (w, a)))
+    net = train(gb.models.scaled_relu_network, (w, a)) if model == "network" else lazy
     value = {"linear net: output": outputs[:-1], "linear net: kernel": kernels[:-1], "linear net: fate": fates}
     value |= {"net: fate": net[0], "net: kernel": net[1], "linearized: fate": lazy[0], "linearized: kernel": lazy[1]}
     at = np.unique(np.concatenate([np.arange(60), np.geomspace(60, steps, 60)]).round()).astype(int)
