@@ -87,6 +87,48 @@ def test_deep_kernels_are_gaussian_averages(unit):
     assert kernel == pytest.approx(1.5 * np.mean(act(u) * act(v)), abs=0.01)
 
 
+def gaussian_average(f, sigma, size):
+    """E f(u, v) of variances `size` and covariance `sigma`, in polar coordinates."""
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    r, angle = 5 * (nodes[:, None] + 1), 2 * np.pi * (np.arange(4000) + 0.5) / 4000
+    c = sigma / size
+    u, v = r * np.cos(angle), r * (c * np.cos(angle) + np.sqrt(1 - c**2) * np.sin(angle))
+    return 5 * weights @ (r[:, 0] * np.exp(-(r[:, 0] ** 2) / 2) * np.mean(f(size**0.5 * u, size**0.5 * v), axis=1))
+
+
+@pytest.mark.parametrize("unit", ["relu", "erf"])
+@pytest.mark.parametrize("cosine", [1.0, 0.6, -0.7])
+def test_deep_and_tangent_kernels_follow_the_recursion_of_gaussian_averages(unit, cosine):
+    from scipy.special import erf
+
+    act = {"relu": lambda z: np.maximum(z, 0), "erf": erf}[unit]
+    slope = {"relu": lambda z: 1.0 * (z > 0), "erf": lambda z: 2 / np.pi**0.5 * np.exp(-(z**2))}[unit]
+    sigma = theta = 1.5 * cosine + 0.3
+    size = 1.8
+    for found in np.moveaxis(oracles.deep_kernels([cosine], 3, weight=1.5, bias=0.3, unit=unit)[:, :, 0], 1, 0):
+        both, slopes = (gaussian_average(lambda u, v, g=g: g(u) * g(v), sigma, size) for g in (act, slope))
+        sigma, size = 1.5 * both + 0.3, 1.5 * gaussian_average(lambda u, v: act(u) ** 2, sigma, size) + 0.3
+        theta = sigma + 1.5 * theta * slopes
+        np.testing.assert_allclose(found, [sigma, theta], rtol=1e-3)
+
+
+def test_the_catapult_is_gradient_descent_on_two_layers():
+    (u, v), rates = np.random.default_rng(0).normal(size=(2, 9)), np.array([0.4, 1.3])
+    path = oracles.catapult_path(u @ v / 3, (u @ u + v @ v) / 9, 9, rates, steps=5).value
+    for f, kernel, rate in zip(path["function"], path["kernel"], rates, strict=True):
+        a, b = u, v
+        for t in range(6):
+            np.testing.assert_allclose([f[t], kernel[t]], [a @ b / 3, (a @ a + b @ b) / 9], rtol=1e-10)
+            a, b = a - rate * (a @ b / 9) * b, b - rate * (a @ b / 9) * a
+
+
+def test_rates_of_hats_are_the_eigenvalues_of_their_mass_matrix():
+    mass = (4 * np.eye(7) + np.eye(7, k=1) + np.eye(7, k=-1)) / 6
+    found = oracles.hat_rates(7, np.arange(1, 8))
+    np.testing.assert_allclose(found.value[::-1], np.linalg.eigvalsh(mass), atol=1e-14)
+    assert found.certified
+
+
 def test_the_catapult_converges_up_to_four_and_not_beyond():
     path = oracles.catapult_path(0.5, 1.0, 100, [1.5, 2.5, 3.8, 4.2], steps=400)
     f, kernel = np.abs(path.value["function"]), path.value["kernel"]

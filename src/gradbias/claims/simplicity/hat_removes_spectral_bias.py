@@ -51,7 +51,7 @@ def run(weight: np.ndarray, hidden: np.ndarray, target: np.ndarray, seen: np.nda
 
 
 def data(key: PRNGKeyArray, *, units: int, top: int, unit: Unit = "hat") -> dict[str, Any]:
-    """Hats on every mesh, padded to one shape; hats and ReLUs on the same sines; ReLUs on modes of the beam."""
+    """Hats on every mesh, padded to one shape; ReLUs on modes of the beam; hats, then ReLUs, on one sine at a time."""
     rng, meshes = gb.data.generator(key), []
     x, weight = quadrature(HATS[-1] + 1)
     for n in HATS:
@@ -61,12 +61,13 @@ def data(key: PRNGKeyArray, *, units: int, top: int, unit: Unit = "hat") -> dict
     x, weight = quadrature(2 * units)
     hats = np.pad(activations(x, units - 1, unit), ((0, 0), (0, 1)))
     relus = np.maximum(0.0, x[:, None] - (np.arange(units) + 0.5) / units) / np.sqrt(units)
-    sines = np.sin(np.pi * np.arange(1, top + 1)[:, None] * x)
+    sines = np.sin(np.pi * np.arange(1, SHOWN + 1)[:, None] * x)
     modes = gb.oracles.cantilever_modes(top, x).value["shapes"]
-    signs, start = rng.choice([-1.0, 1.0], top), 0.3 * rng.normal(size=units)
-    smooth = (signs * rng.uniform(0.5, 1.5, top)) @ modes
-    runs = [run(weight, h, signs @ sines, sines) for h in (hats, relus)] + [run(weight, relus, smooth, modes, start)]
-    return {name: tuple(map(np.stack, zip(*some, strict=True))) for name, some in (("meshes", meshes), ("runs", runs))}
+    smooth = (rng.choice([-1.0, 1.0], top) * rng.uniform(0.5, 1.5, top)) @ modes
+    beam = run(weight, relus, smooth, modes, 0.3 * rng.normal(size=units))
+    alone = [run(weight, h, sine, sine[None]) for h in (hats, relus) for sine in sines]
+    stacked = [tuple(map(np.stack, zip(*runs, strict=True))) for runs in (meshes, alone)]
+    return {"meshes": stacked[0], "beam": beam, "alone": stacked[1]}
 
 
 def measured(data: Any, key: PRNGKeyArray, *, top: int, steps: int, rate: float = 0.9) -> gb.Measured:
@@ -76,14 +77,16 @@ def measured(data: Any, key: PRNGKeyArray, *, top: int, steps: int, rate: float 
 
     path = jax.vmap(lambda *mesh: train(HAT_STEPS, jnp.asarray(rate), *mesh))(*data["meshes"])
     rates = (1.0 - (path[:, -1] / path[:, 0]) ** (1 / HAT_STEPS)) / rate
-    sizes = rate * jnp.array([1.0, 10.0, 10.0])  # the largest eigenvalue of the ReLUs is about 1/12.4
-    hats, relus, modes = jax.vmap(lambda size, *one: train(steps, size, *one))(sizes, *data["runs"])
-    slow, fell = gb.dynamics.decay_rates(modes, sizes[-1])
+    size = jnp.asarray(10.0 * rate)  # the largest eigenvalue of the ReLUs is about 1/12.4
+    slow, fell = gb.dynamics.decay_rates(train(steps, size, *data["beam"]), size)
+    sizes = jnp.repeat(jnp.stack([size / 10.0, size]), SHOWN)
+    alone = jax.vmap(lambda size, *one: train(steps, size, *one)[:, 0])(sizes, *data["alone"])
     value = {"hat rates": rates, "hat condition": rates[:, 0] / rates[:, -1], "ReLU rates": slow}
     value["log ReLU condition"] = jnp.log(jnp.stack([condition(n) for n in RELUS]))
-    at, few = np.append(0, np.unique(np.geomspace(1, steps, 80).round())).astype(int), slice(SHOWN)
+    at = np.append(0, np.unique(np.geomspace(1, steps, 80).round())).astype(int)
+    shown = (alone[:, at] / alone[:, :1]).T
     curves = {"step": jnp.asarray(at + 1.0), "frequency": jnp.arange(1.0, SHOWN + 1)}
-    curves |= {"hats": hats[at, few] / hats[:1, few], "ReLUs": relus[at, few] / relus[:1, few]}
+    curves |= {"hats": shown[:, :SHOWN], "ReLUs": shown[:, SHOWN:]}
     return gb.Measured(value, 0.0, fell, steps, curves)
 
 
@@ -130,7 +133,7 @@ CLAIM = gb.Claim(
     control_reason="ReLUs in the place of hats, on the same mesh: their high frequencies hardly move.",
     figure=gb.figures.panels(
         "step",
-        [gb.figures.Panel("hats", "residual at k, hats"), gb.figures.Panel("ReLUs", "residual at k, ReLUs")],
+        [gb.figures.Panel(unit, f"residual of sin kπx, {unit}") for unit in ("hats", "ReLUs")],
         **dict(x_title="steps + 1", lines="frequency", line_title="k = ", log_x=True),
     ),
     seconds=dict(smoke=4, standard=8, deep=40),
