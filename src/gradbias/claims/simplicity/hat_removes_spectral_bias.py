@@ -17,7 +17,8 @@ import gradbias as gb
 Unit = Literal["hat", "relu"]
 
 HATS, JUDGED, HAT_STEPS = (15, 31, 63, 127), 8, 4  # nested meshes; frequencies of each, from the lowest to the highest
-RELUS, SHOWN = (8, 16, 32, 64), 5  # of the condition numbers; frequencies in the figure
+RELUS = (8, 16, 32, 64)
+SHOWN, FEW, LONG = 5, 32, 5000  # frequencies, units and steps of the figure
 NODES, WEIGHTS = (part / 2 for part in np.polynomial.legendre.leggauss(3))
 
 
@@ -36,6 +37,10 @@ def activations(x: np.ndarray, units: int, unit: Unit) -> np.ndarray:
     if unit == "hat":
         return np.maximum(0.0, 1.0 - np.abs(z)) * np.sqrt(units + 1)
     return np.maximum(0.0, z / (units + 1)) / np.sqrt(units)
+
+
+def relus(x: np.ndarray, units: int) -> np.ndarray:
+    return np.maximum(0.0, x[:, None] - (np.arange(units) + 0.5) / units) / np.sqrt(units)
 
 
 def waves(x: np.ndarray, units: int) -> np.ndarray:
@@ -59,13 +64,13 @@ def data(key: PRNGKeyArray, *, units: int, top: int, unit: Unit = "hat") -> dict
         target, sines = waves(x, n) @ rng.choice([-1.0, 1.0], JUDGED), np.sin(np.pi * frequencies(n)[:, None] * x)
         meshes.append(run(weight, hidden, target, sines))
     x, weight = quadrature(2 * units)
-    hats = np.pad(activations(x, units - 1, unit), ((0, 0), (0, 1)))
-    relus = np.maximum(0.0, x[:, None] - (np.arange(units) + 0.5) / units) / np.sqrt(units)
-    sines = np.sin(np.pi * np.arange(1, SHOWN + 1)[:, None] * x)
     modes = gb.oracles.cantilever_modes(top, x).value["shapes"]
     smooth = (rng.choice([-1.0, 1.0], top) * rng.uniform(0.5, 1.5, top)) @ modes
-    beam = run(weight, relus, smooth, modes, 0.3 * rng.normal(size=units))
-    alone = [run(weight, h, sine, sine[None]) for h in (hats, relus) for sine in sines]
+    beam = run(weight, relus(x, units), smooth, modes, 0.3 * rng.normal(size=units))
+    x, weight = quadrature(2 * FEW)
+    hats = np.pad(activations(x, FEW - 1, unit), ((0, 0), (0, 1)))
+    sines = np.sin(np.pi * np.arange(1, SHOWN + 1)[:, None] * x)
+    alone = [run(weight, h, sine, sine[None]) for h in (hats, relus(x, FEW)) for sine in sines]
     stacked = [tuple(map(np.stack, zip(*runs, strict=True))) for runs in (meshes, alone)]
     return {"meshes": stacked[0], "beam": beam, "alone": stacked[1]}
 
@@ -80,10 +85,10 @@ def measured(data: Any, key: PRNGKeyArray, *, top: int, steps: int, rate: float 
     size = jnp.asarray(10.0 * rate)  # the largest eigenvalue of the ReLUs is about 1/12.4
     slow, fell = gb.dynamics.decay_rates(train(steps, size, *data["beam"]), size)
     sizes = jnp.repeat(jnp.stack([size / 10.0, size]), SHOWN)
-    alone = jax.vmap(lambda size, *one: train(steps, size, *one)[:, 0])(sizes, *data["alone"])
+    alone = jax.vmap(lambda size, *one: train(LONG, size, *one)[:, 0])(sizes, *data["alone"])
     value = {"hat rates": rates, "hat condition": rates[:, 0] / rates[:, -1], "ReLU rates": slow}
     value["log ReLU condition"] = jnp.log(jnp.stack([condition(n) for n in RELUS]))
-    at = np.append(0, np.unique(np.geomspace(1, steps, 80).round())).astype(int)
+    at = np.append(0, np.unique(np.geomspace(1, LONG, 80).round())).astype(int)
     shown = (alone[:, at] / alone[:, :1]).T
     curves = {"step": jnp.asarray(at + 1.0), "frequency": jnp.arange(1.0, SHOWN + 1)}
     curves |= {"hats": shown[:, :SHOWN], "ReLUs": shown[:, SHOWN:]}
@@ -93,7 +98,7 @@ def measured(data: Any, key: PRNGKeyArray, *, top: int, steps: int, rate: float 
 def condition(units: int) -> Array:
     """Of the Gram matrix of ReLUs: the ratio of the fastest and the slowest rate of training."""
     x, weight = quadrature(2 * units)
-    active = np.maximum(0.0, x[:, None] - (np.arange(units) + 0.5) / units)
+    active = relus(x, units)
     values = jnp.linalg.eigvalsh(jnp.asarray(active.T @ (weight[:, None] * active)))
     return values[-1] / values[0]
 
@@ -133,7 +138,7 @@ CLAIM = gb.Claim(
     control_reason="ReLUs in the place of hats, on the same mesh: their high frequencies hardly move.",
     figure=gb.figures.panels(
         "step",
-        [gb.figures.Panel(unit, f"residual of sin kπx, {unit}") for unit in ("hats", "ReLUs")],
+        [gb.figures.Panel(unit, f"residual at k, {unit}") for unit in ("hats", "ReLUs")],
         **dict(x_title="steps + 1", lines="frequency", line_title="k = ", log_x=True),
     ),
     seconds=dict(smoke=4, standard=8, deep=40),
