@@ -187,16 +187,19 @@ def _read(source: ImageFiles, found: tuple[tuple[Path, int, int], ...]) -> tuple
                 _warn(source, path, f"it has {len(batch.y):,} images instead of {CIFAR_IMAGES:,}")
         parts = Images(*(np.concatenate(arrays) for arrays in zip(*batches[:-1], strict=True))), batches[-1]
     else:
-        for number, path in enumerate(paths):
-            _compare(source, path, number)
+        unknown = [_compare(source, path, number) for number, path in enumerate(paths)]
         parts = _paired(paths[0], paths[1]), _paired(paths[2], paths[3])
+        for path, found in zip(paths, unknown, strict=True):  # only now: files that cannot be used need no warning
+            if found:
+                _warn(source, path, found)
     for part in parts:
         for array in part:
             array.setflags(write=False)  # they are shared by all who ask
     return parts
 
 
-def _compare(source: str, path: Path, number: int) -> None:
+def _compare(source: str, path: Path, number: int) -> str:
+    """What is not as in the original, or nothing; raises `UsageError` for a file of another set or place."""
     found = hashlib.md5(_bytes(path), usedforsecurity=False).hexdigest()
     for other, sums in MD5.items():
         if found in sums and (other, found) != (source, MD5[source][number]):
@@ -204,8 +207,8 @@ def _compare(source: str, path: Path, number: int) -> None:
                 f"{path} is {IDX[sums.index(found)]} of {TITLES[other]}, not {IDX[number]} of {TITLES[source]}: the "
                 "sets use the same names. Give each a folder of its own."
             )
-    if found != MD5[source][number]:
-        _warn(source, path, f"its MD5 is {found} instead of {MD5[source][number]}")
+    expected = MD5[source][number]
+    return "" if found == expected else f"its MD5 is {found} instead of {expected}"
 
 
 def _warn(source: str, path: Path, what: str) -> None:

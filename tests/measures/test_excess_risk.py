@@ -63,6 +63,8 @@ def test_sweeps_that_hit_or_leave_out_the_threshold_are_refused():
         sizes_across(10, [0.5, 1.0, 2.0])
     with pytest.raises(ValueError, match="leaves the threshold d = n out: d = 2, 5 all lie on one side of n = 10"):
         sizes_across(10, [0.2, 0.5])
+    with pytest.raises(ValueError, match="leaves the threshold d = n out: n = 2, 5 all lie on one side of d = 10"):
+        sizes_across(10, [0.2, 0.5], vary="n")
     with pytest.raises(ValueError, match="increasing sizes of at least 1; got d = 20, 5"):
         sizes_across(10, [2.0, 0.5])
     with pytest.raises(ValueError, match="d = none"):

@@ -48,19 +48,40 @@ REFUSED = {
         dict(small=100),
         "batch must be between 1 and the 64 examples; got 100",
     ),
+    "a sweep that hits the threshold": (
+        "optimal-ridge-removes-peak",
+        dict(ratios=(0.5, 1.0, 2.0)),
+        "the expected risk is infinite; the sweep holds d = 50 at n = 50. Leave it out",
+    ),
+    "a sweep that leaves the threshold out": (
+        "double-descent-sample-wise",
+        dict(ratios=(0.5, 0.7)),
+        "n = 25, 35 all lie on one side of d = 50, and a peak cannot show. Add ratios on the other side",
+    ),
+    "a bank of features without the threshold": (
+        "double-descent-random-features-digits",
+        dict(n=90),
+        "must end at the 90 examples. Take a number of examples that is a multiple of 40",
+    ),
+    "points that a polynomial interpolates": ("poly-overfit-deg3-vs-deg8", dict(n=9), "over 9 points; got n=9"),
+    "no directions at all": ("compression-bound-nonvacuous", dict(k=()), "each at least 1; got ()"),
     "a start at a saddle": ("deep-linear-max-margin", dict(init=0.0), "The log_norm clock has no meaning at θ = 0"),
 }
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finished]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def ended(store: Store) -> dict[str, Finished]:
     """What became of every case, in the processes in which the command line runs claims."""
     jobs = {
         name: Job(gb.find(claim).path, changes=changes | {"seeds": 1})
         for name, (claim, changes, _) in (OUTSIDE | REFUSED).items()
     }
     names = {str(job): name for name, job in jobs.items()}
-    store = Store(tmp_path_factory.mktemp("store"))
     return {names[str(finished.job)]: finished for finished in run_all(list(jobs.values()), store)}
 
 
@@ -81,6 +102,12 @@ def test_what_cannot_be_run_is_refused_with_what_was_given_and_one_sentence(case
     assert f"{claim} cannot run with {name} = {value}: " in str(told)
     assert sentence in str(told)
     assert "\n" not in str(told)
+
+
+def test_nothing_is_kept_of_what_was_refused(ended, store):
+    assert len(ended) == len(OUTSIDE | REFUSED)
+    assert {record.claim for record in store.scan()} == {claim for claim, _, _ in OUTSIDE.values()}
+    assert len(list(store.records.iterdir())) == len(OUTSIDE)
 
 
 def unmet_on(claim, made):

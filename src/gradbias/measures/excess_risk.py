@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -40,30 +41,32 @@ def _small_inverse(g: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return -jax.lax.fori_loop(0, len(g), sweep, g)
 
 
-def sizes_across(n: int, ratios: Sequence[float | int]) -> list[tuple[int, int]]:
-    """(n, d) with d = ratio × n to the nearest whole number, for a sweep of features across the threshold d = n.
+def sizes_across(fixed: int, ratios: Sequence[float | int], *, vary: Literal["d", "n"] = "d") -> list[tuple[int, int]]:
+    """Every (n, d) of a sweep across the threshold d = n: one is `fixed`, the other its nearest whole multiples.
 
     Raises `ValueError` for sweeps that do not increase, stay on one side of the threshold, or hit it: at d = n (and one
     beside it) the expected risk of an unpenalized fit is infinite and no average over designs means anything.
 
-    >>> sizes_across(10, [0.5, 2.0])
-    [(10, 5), (10, 20)]
+    >>> sizes_across(10, [0.5, 2.0]), sizes_across(10, [0.5, 2.0], vary="n")
+    ([(10, 5), (10, 20)], [(5, 10), (20, 10)])
     """
-    sizes = [(n, round(ratio * n)) for ratio in ratios]
-    listed = ", ".join(str(d) for _, d in sizes)
-    if n < 1 or any(b <= a for (_, a), (_, b) in itertools.pairwise(sizes)) or not sizes or sizes[0][1] < 1:
-        raise ValueError(f"A sweep needs increasing sizes of at least 1; got d = {listed or 'none'} at n = {n}.")
-    if infinite := [d for _, d in sizes if abs(d - n) <= 1]:
+    sizes, other = [round(ratio * fixed) for ratio in ratios], "n" if vary == "d" else "d"
+    listed = ", ".join(str(size) for size in sizes)
+    if fixed < 1 or any(b <= a for a, b in itertools.pairwise(sizes)) or not sizes or sizes[0] < 1:
         raise ValueError(
-            f"At |d - n| ≤ 1 the expected risk is infinite; the sweep holds d = {infinite[0]} at n = {n}. Leave it "
-            f"out, or take ratios that stay two features away."
+            f"A sweep needs increasing sizes of at least 1; got {vary} = {listed or 'none'} at {other} = {fixed}."
         )
-    if sizes[0][1] > n or sizes[-1][1] < n:
+    if infinite := [size for size in sizes if abs(size - fixed) <= 1]:
         raise ValueError(
-            f"The sweep leaves the threshold d = n out: d = {listed} all lie on one side of n = {n}, and a peak cannot "
-            f"show. Add ratios on the other side of 1."
+            f"At |d - n| ≤ 1 the expected risk is infinite; the sweep holds {vary} = {infinite[0]} at {other} = "
+            f"{fixed}. Leave it out, or take ratios that stay two away."
         )
-    return sizes
+    if sizes[0] > fixed or sizes[-1] < fixed:
+        raise ValueError(
+            f"The sweep leaves the threshold d = n out: {vary} = {listed} all lie on one side of {other} = {fixed}, "
+            f"and a peak cannot show. Add ratios on the other side of 1."
+        )
+    return [(fixed, size) if vary == "d" else (size, fixed) for size in sizes]
 
 
 def least_squares_risks(

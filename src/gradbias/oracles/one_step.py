@@ -1,6 +1,7 @@
 """Errors of a linear classifier after one gradient step in many noise dimensions: exact Gaussian tails."""
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -50,9 +51,12 @@ def one_step_errors(m: int, dimensions: ArrayLike, *, variance: Scalar, signal: 
     )
 
 
+_nodes = cache(np.polynomial.legendre.leggauss)  # the eigenvalues of a large matrix: the same for all calls
+
+
 def _errors(m: int, d: float, variance: float, signal: float, nodes: int) -> dict[str, float]:
     spread = REACH * np.sqrt(2.0 * d)
-    t, weight = np.polynomial.legendre.leggauss(nodes)
+    t, weight = _nodes(nodes)
     low, high = max(d - spread, 0.0), d + spread + REACH**2
     c = low + (t + 1.0) / 2 * (high - low)
     density = weight * (high - low) / 2 * chi2.pdf(c, d)

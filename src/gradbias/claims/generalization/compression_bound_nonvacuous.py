@@ -42,6 +42,8 @@ def data(
     source: Literal["digits", "breast_cancer", "mnist1d"] = "digits",
     labels: Literal["true", "random"] = "true",
 ) -> Data:
+    if not k or min(k) < 1:
+        raise ValueError(f"k names one number of directions or more, each at least 1; got {k}.")
     split = gb.data.binary_split(source, n, key=key)
     split = split._replace(y=split.random) if labels == "random" else split
     rng, d = gb.data.generator(jr.fold_in(key, 1)), split.x.shape[1]

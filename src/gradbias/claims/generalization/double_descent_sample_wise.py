@@ -13,13 +13,8 @@ RATIOS = (0.1, 0.3, 0.6, 0.76, 1.3, 1.8, 4.0)
 BEST = 1
 
 
-def sizes_of(d: int, ratios: tuple[float, ...]) -> list[tuple[int, int]]:
-    """(n, d) across the threshold, which is where it is for features: the roles of n and d are exchanged."""
-    return [(n, d) for _, n in gb.measures.sizes_across(d, ratios)]
-
-
 def data(key: PRNGKeyArray, *, d: int, designs: int, ratios: tuple[float, ...] = RATIOS) -> Dataset:
-    z = gb.data.generator(key).normal(size=(2, designs, sizes_of(d, ratios)[-1][0], d))
+    z = gb.data.generator(key).normal(size=(2, designs, gb.measures.sizes_across(d, ratios, vary="n")[-1][0], d))
     return Dataset(z, np.zeros(d), 1.0 / np.arange(1.0, d + 1))
 
 
@@ -33,7 +28,7 @@ def measured(
 ) -> gb.Measured:
     """`ridge` adds that multiple of the best penalty, σ²d for a target of length 1, to the fit that is judged."""
     d = data.x.shape[3]
-    sizes = sizes_of(d, ratios)
+    sizes = gb.measures.sizes_across(d, ratios, vary="n")
     b = jnp.eye(d)[:, :8]  # any unit vectors: isotropic inputs have no preferred direction
     best = jnp.full(len(sizes), d * noise**2)
 
@@ -63,7 +58,7 @@ def measured(
 
 def predicted(data: Dataset, *, noise: float, ratios: tuple[float, ...] = RATIOS) -> gb.Prediction:
     d = data.x.shape[3]
-    sizes = sizes_of(d, ratios)
+    sizes = gb.measures.sizes_across(d, ratios, vary="n")
     variance = [gb.oracles.min_norm_variance(n, d, noise) for n, _ in sizes]
     bias = [gb.oracles.min_norm_bias(n, d, 1.0) for n, _ in sizes]
     left = [gb.oracles.ridge_equivalent(n, data.start).only("variance") for n, _ in sizes if n < d]

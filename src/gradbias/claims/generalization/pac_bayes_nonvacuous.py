@@ -68,7 +68,7 @@ def measured(
     s, n, p = data.split, len(data.split.y), len(data.start)
     width = p // (s.x.shape[1] + 1)
     price = 0.5 * np.log(4.0 * n) + np.log(len(VARIANCES) / DELTA)  # ln(2 √n J / δ)
-    keys = jr.split(key, 3)
+    keys = jr.split(key, steps + draws)  # few calls of the generator: they are what takes long to compile
 
     def objective(free: tuple[Array, Array, Array], x: Array, y: Array, z: Array) -> Float[Array, ""]:
         q, variance = (free[0], free[1]), jnp.exp(free[2])
@@ -91,22 +91,22 @@ def measured(
 
         free = (jnp.asarray(data.start), jnp.full(p, -1.5), jnp.asarray(-3.0))  # the prior itself: no divergence yet
         nothing = jax.tree.map(jnp.zeros_like, free)
-        rows = jr.randint(keys[0], (steps, batch), 0, n)
-        times = (jnp.arange(1.0, steps + 1.0), rows, jr.split(keys[1], steps))
+        rows = jnp.arange(steps * batch).reshape(steps, batch) % n  # examples are in random order already
+        times = (jnp.arange(1.0, steps + 1.0), rows, keys[:steps])
         (free, _, _), losses = jax.lax.scan(adam, (free, nothing, nothing), times)
         return (free[0], free[1]), losses
 
-    def sampled(q: Gaussian, y: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
+    def sampled(q: Gaussian, y: Array) -> tuple[Array, Array]:
         """Error on the training and on the held-out examples, over draws of the hidden units anew for each example."""
         x, labels = jnp.concatenate([s.x, s.x_test]), jnp.concatenate([y, jnp.asarray(s.y_test)])
         shape = (1, len(labels), width)
-        each = jax.lax.map(lambda k: chance_of_error(q, x, labels, jr.normal(k, shape))[0], jr.split(key, draws))
+        each = jax.lax.map(lambda k: chance_of_error(q, x, labels, jr.normal(k, shape))[0], keys[steps:])
         chance = jnp.mean(each, axis=0)
         return jnp.mean(chance[:n]), jnp.mean(chance[n:])
 
     def certify(y: Float[Array, " n"]) -> dict[str, Array]:
         q, losses = train(y)
-        error, test = sampled(q, y, keys[2])
+        error, test = sampled(q, y)
         error = gb.measures.kl_inverse(error, jnp.asarray(np.log(1.0 / SAMPLING) / (draws * n)))
         nats = jnp.min(jax.vmap(lambda v: divergence(q, jnp.asarray(data.start), v))(jnp.asarray(VARIANCES)))
         bound = gb.measures.kl_inverse(error, (nats + price) / n)

@@ -22,6 +22,8 @@ class Data(NamedTuple):
 
 
 def data(key: PRNGKeyArray, *, n: int, draws: int, noise: float, truth: Literal["cubic", "degree 8"] = "cubic") -> Data:
+    if n <= LARGE:
+        raise ValueError(f"A polynomial of degree 8 that does not interpolate needs over {LARGE} points; got n={n}.")
     rng = gb.data.generator(key)
     degrees = np.arange(LARGE)
     phi = np.polynomial.legendre.legvander(np.linspace(-1.0, 1.0, n), LARGE - 1) * np.sqrt(2 * degrees + 1)
