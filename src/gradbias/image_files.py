@@ -189,9 +189,9 @@ def _read(source: ImageFiles, found: tuple[tuple[Path, int, int], ...]) -> tuple
     else:
         unknown = [_compare(source, path, number) for number, path in enumerate(paths)]
         parts = _paired(paths[0], paths[1]), _paired(paths[2], paths[3])
-        for path, found in zip(paths, unknown, strict=True):  # only now: files that cannot be used need no warning
-            if found:
-                _warn(source, path, found)
+        for path, what in zip(paths, unknown, strict=True):  # only now: files that cannot be used need no warning
+            if what:
+                _warn(source, path, what)
     for part in parts:
         for array in part:
             array.setflags(write=False)  # they are shared by all who ask
