@@ -41,3 +41,4 @@ from .measures import Estimate as Estimate
 from .measures.probe import Probe as Probe
 from .measures.probe import measure as measure
 from .problem import Problem as Problem
+from .run.query import query as query

@@ -1,4 +1,4 @@
-"""The command line: list, show, run, check, report, measure.
+"""The command line: list, show, run, check, report, query, measure.
 
 Nothing numerical is imported here; what a command needs it imports when it runs.
 """
@@ -330,6 +330,22 @@ def report(
 
     print(f"report: {write_report(Store(store), output)}")
     return 0
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help='For example "select claim, avg(gap) from records group by claim".')],
+    store: StoreOption = None,
+    output: Annotated[Path | None, typer.Option("--output", help="Write to a file .parquet or .csv.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values on stdout.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """SQL on the store. [bold]records[/]: a row per record, a column per field of it and per parameter of its claim.
+    [bold]samples[/]: a row per record, seed and part. "describe records" lists the columns. The SQL is DuckDB's.
+    """
+    from .run.query import query, show
+
+    show(query(sql, store), output=output, as_csv=as_csv, as_json=as_json)
 
 
 @app.command()

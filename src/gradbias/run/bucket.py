@@ -10,8 +10,9 @@ be about to ask for them, and a run that is repeated mostly writes the same byte
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from ..errors import StoreError
 from .places import Place
@@ -20,6 +21,7 @@ from .record import Arrays, Record, from_json, packed, record_at, unpacked
 _TEXT = "record.json"
 # A read waits for the network most of its time.
 _READERS = 32
+T = TypeVar("T")
 
 
 class BucketRecords:
@@ -42,9 +44,7 @@ class BucketRecords:
     def get(self, address: str) -> Record | None:
         """The record at an address; None if there is none, or with a warning if it is corrupt."""
         folder = f"records/{address}"
-        try:
-            content = self.place.read(f"{folder}/{_TEXT}")
-        except FileNotFoundError:
+        if (content := self.text(address)) is None:
             return None
         try:
             return record_at(f"{self.place}/{folder}", content, address, lambda name: self._arrays(folder, name))[0]
@@ -54,10 +54,17 @@ class BucketRecords:
             )
             return None
 
-    def scan(self) -> Iterator[Record | None]:
-        """Every record in any order."""
+    def mapped(self, function: Callable[[str], T], addresses: Iterable[str]) -> Iterator[T]:
+        """A function of many addresses, in their order, with many requests under way."""
         with ThreadPoolExecutor(_READERS) as readers:
-            yield from readers.map(self.get, self.stamps())
+            yield from readers.map(function, addresses)
+
+    def text(self, address: str) -> bytes | None:
+        """The `record.json` of an address."""
+        try:
+            return self.place.read(f"records/{address}/{_TEXT}")
+        except FileNotFoundError:
+            return None
 
     def put(self, record: Record, *, replace: bool) -> Record:
         """Write a record unless there is one (or `replace`); returns the one that is now in the bucket."""

@@ -124,21 +124,27 @@ def _validator() -> Any:
     return jsonschema.Draft202012Validator(schema)
 
 
-def record_at(where: str, content: bytes, address: str, load: Callable[[str], Arrays]) -> tuple[Record, str]:
-    """The record that a `record.json` holds, whose arrays `load` reads from a file, and the name of that file.
-
-    Raises `StoreError` for a newer schema, `ValueError` for what is not the record of this address.
-    """
-    text = content.decode()
-    found = json.loads(text)
-    known = found if isinstance(found, dict) else {}
-    version, arrays = known.get("schema_version"), str(known.get("arrays", ARRAYS))
+def parsed(where: str, content: bytes) -> dict[str, Any]:
+    """What a `record.json` holds, not checked any further. Raises `StoreError` for a newer schema, `ValueError`."""
+    found = json.loads(content.decode())
+    if not isinstance(found, dict):
+        raise ValueError(f"it is no object but {type(found).__name__}")
+    version = found.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise StoreError(
             f"The record {where} was written by a newer gradbias (schema {version}; this one reads up to "
             f"{SCHEMA_VERSION}). Upgrade gradbias, or give another place with --store or GRADBIAS_STORE."
         )
-    record = from_json(text, functools.cache(lambda: load(arrays)))
+    return found
+
+
+def record_at(where: str, content: bytes, address: str, load: Callable[[str], Arrays]) -> tuple[Record, str]:
+    """The record that a `record.json` holds, whose arrays `load` reads from a file, and the name of that file.
+
+    Raises `StoreError` for a newer schema, `ValueError` for what is not the record of this address.
+    """
+    arrays = str(parsed(where, content).get("arrays", ARRAYS))
+    record = from_json(content.decode(), functools.cache(lambda: load(arrays)))
     if record.address != address:
         raise ValueError(f"its address is {record.address}, not the name of its folder")
     return record, arrays

@@ -18,8 +18,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import StoreError
 from .bucket import BucketRecords
@@ -30,6 +31,7 @@ from .record import ARRAYS, Arrays, Record, from_json, packed, record_at, unpack
 _REPLACED = ".replaced-"
 # A temporary folder this old belongs to a process that died; records take milliseconds to write.
 _ABANDONED_SECONDS = 3600.0
+T = TypeVar("T")
 
 
 def default_place() -> str:
@@ -46,8 +48,8 @@ class Store:
 
     def __init__(self, place: Place | Path | str | None = None, *, warn: Callable[[str], None] = _warn) -> None:
         self.place = place_of(default_place() if place is None else place)
-        self._warn = functools.cache(warn)  # a corrupt record is named once
-        self._bucket = BucketRecords(self.place, self._warn) if isinstance(self.place, Remote) else None
+        self.warn = functools.cache(warn)  # a corrupt record is named once
+        self._bucket = BucketRecords(self.place, self.warn) if isinstance(self.place, Remote) else None
 
     @property
     def folder(self) -> Path | str:
@@ -74,21 +76,31 @@ class Store:
 
     def addresses(self) -> set[str]:
         """The addresses of all records, from one listing; none is read, so that some may turn out to be corrupt."""
-        return set(self._bucket.stamps()) if self._bucket else {path.name for path in self._folders()}
+        return set(self._bucket.stamps()) if self._bucket else set(self._names())
 
     def stamps(self) -> dict[str, str]:
         """Every address with a stamp that changes when the record does, from one listing."""
         if self._bucket:
             return self._bucket.stamps()
-        found = {}
+        found, records = {}, str(self.records)
         with explained(self.place):
-            for folder in self._folders():
+            for address in self._names():
                 # Where the text is missing, so that the record is corrupt, its folder stands for it.
-                for path in (f"{folder}/record.json", folder):
+                for path in (f"{records}/{address}/record.json", f"{records}/{address}"):
                     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                        found[folder.name] = stamp_of(os.stat(path))
+                        found[address] = stamp_of(os.stat(path))
                         break
         return found
+
+    def texts(self, addresses: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+        """The `record.json` of many records as it is, None where there is none or no arrays beside it."""
+        text = self._bucket.text if self._bucket else functools.partial(_text, str(self.records))
+        with explained(self.place):
+            yield from self.mapped(lambda address: (address, text(address)), addresses)
+
+    def mapped(self, function: Callable[[str], T], addresses: Iterable[str]) -> Iterator[T]:
+        """A function of many addresses that reads each; in a bucket many at once."""
+        return self._bucket.mapped(function, addresses) if self._bucket else map(function, addresses)
 
     def get(self, address: str) -> Record | None:
         """The record at an address, or None if there is none (or it is corrupt, which is said).
@@ -99,8 +111,7 @@ class Store:
 
     def scan(self) -> Iterator[Record]:
         """Every readable record, oldest first; corrupt ones are named and skipped."""
-        read = self._bucket.scan() if self._bucket else map(self._read, self._folders())
-        found = [record for record in read if record is not None]
+        found = [record for record in self.mapped(self.get, self.addresses()) if record is not None]
         yield from sorted(found, key=lambda record: (record.created, record.address))
 
     def put(self, record: Record, *, replace: bool = False) -> Record:
@@ -123,12 +134,13 @@ class Store:
                 shutil.rmtree(temporary, ignore_errors=True)
         return self.get(record.address) or record
 
-    def _folders(self) -> list[Path]:
+    def _names(self) -> list[str]:
         with explained(self.place):
             root = Path(self.folder)
             if root.exists() and not root.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(root))
-            return [p for p in self.records.iterdir() if not p.name.startswith(".")] if self.records.is_dir() else []
+            names = os.listdir(self.records) if self.records.is_dir() else []
+            return [name for name in names if not name.startswith(".")]
 
     def _place(self, temporary: Path, place: Path, *, replace: bool) -> None:
         while True:
@@ -180,7 +192,7 @@ class Store:
                 if before is not None and _identity(folder) == before:
                     missing = Path(error.filename).name if isinstance(error, FileNotFoundError) else None
                     what = f"lacks {missing}" if missing else f"is corrupt ({error})"
-                    self._warn(f"the record {folder} {what}; skipped. Delete the folder to be rid of it.")
+                    self.warn(f"the record {folder} {what}; skipped. Delete the folder to be rid of it.")
                     return None
             except OSError as error:
                 raise StoreError(f"The store {self.folder} cannot be read: {error.strerror} ({folder}).") from error
@@ -190,6 +202,16 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _text(records: str, address: str) -> bytes | None:
+    try:
+        with open(f"{records}/{address}/record.json", "rb") as file:
+            content = file.read()
+        os.stat(f"{records}/{address}/{ARRAYS}")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return content
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
