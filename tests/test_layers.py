@@ -174,7 +174,8 @@ def test_a_cycle_is_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["gradbias", "gradbias.cli", "gradbias.run", "gradbias.run.job", "gradbias.run.sweep", "gradbias.run.query"]
+    "module",
+    ["gradbias", "gradbias.cli", "gradbias.run", "gradbias.run.job", "gradbias.run.sweep", "gradbias.run.query"],
 )
 def test_starting_up_imports_nothing_heavy(module: str) -> None:
     heavy = {"jax", "equinox", "diffrax", "scipy", "sklearn", "cvxpy", "torch", "plotly", "xarray"}
