@@ -111,7 +111,7 @@ CLAIM = gb.Claim(
     tolerance_reason="Sums over flips are exact up to rounding. Nets of some hundred units have the kernels of "
     "infinite ones up to a few percent of the variance. A depth is a whole number.",
     settings={
-        "smoke": dict(d=24, width=128, nets=16, seeds=3),
+        "smoke": dict(d=24, width=128, nets=16, seeds=8),
         "standard": dict(d=24, width=256, nets=16, seeds=10),
         "deep": dict(d=24, width=512, nets=32, seeds=10),
     },
