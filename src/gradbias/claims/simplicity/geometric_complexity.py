@@ -2,10 +2,10 @@
 
 It is the mean square of the derivative of the outputs by the inputs, over the training data. Literature says that depth
 brings it near zero at the start "inversely": it is exponential, (s / 2)^L, and only for weights of variance below He's
-s = 2. That large steps and decay lower it is observed at EQUAL TRAINING LOSS, and for steps only near the edge of
-stability: ten times the step changes nothing, beyond the edge it rises again. After an equal number of steps the
-opposite is seen, since larger steps have trained further. Small batches, said to lower it too, do not do so clearly
-here (batches of 4, in the figure: 0.9 to 1.2 of the whole batch; larger steps with them raise it): not claimed.
+s = 2. (Without biases it scales as s^(L + 1), so one s tells all.) That large steps and decay lower it is observed at
+EQUAL TRAINING LOSS, and for steps only near the edge of stability: ten times the step changes nothing, beyond the edge
+it rises again. After an equal number of steps the opposite is seen, since larger steps have trained further. Small
+batches, said to lower it too, did not do so clearly (of 4: 0.9 to 1.2 of the whole batch): not claimed.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ import gradbias as gb
 
 DEPTHS = (1, 2, 4, 8)
 OUTPUTS, NOISE = 5, 0.1  # of the networks at the start; the share of random labels
-EXACT, OBSERVED = ("linear", "start", "start, He", "moderate steps"), ("large steps", "decay")
-LANES = ("step η", "step 10η", "step 20η", "η with decay", "batch of 4")
+EXACT, OBSERVED = ("linear", "start", "moderate steps"), ("large steps", "decay")
+LANES = ("step η", "step 10η", "step 20η", "step 10η, decay")
 
 
 class Data(NamedTuple):
@@ -51,32 +51,19 @@ def data(key: PRNGKeyArray, *, n: int, width: int, draws: int) -> Data:
     return Data(linear, nets, x[train], labels, x[test], y[test], start)
 
 
-def complexity(predict: Callable[..., Array], theta: Any, x: Float[Array, "n d"]) -> Float[Array, ""]:
+def complexity(predict: Callable[..., Array], theta: Any, x: Float[Array, "n d"]) -> Float[Array, "*outputs"]:
     """The mean over examples of the squared Frobenius norm of the derivative by the inputs."""
     jacobians = jax.vmap(jax.jacrev(lambda x: predict(theta, x)))(x)
-    return jnp.mean(jnp.sum(jacobians**2, axis=(1, 2)))
+    return jnp.mean(jnp.sum(jacobians**2, axis=(-2, -1)), axis=0)
 
 
-def relu_start(theta: tuple[Array, Array, tuple[Array, ...]], x: Float[Array, " d"]) -> Float[Array, " k"]:
-    """Layers of variance s / fan-in; of the hidden ones only the first `depth` are used."""
-    variance, depth, layers = theta
-    h = jax.nn.relu(jnp.sqrt(variance) * layers[0] @ x)
-    for number, layer in enumerate(layers[1:-1], start=1):
-        h = jnp.where(number < depth, jax.nn.relu(jnp.sqrt(variance) * layer @ h), h)
-    return jnp.sqrt(variance) * layers[-1] @ h
-
-
-def at_start(data: Data, variance: Float[Array, ""]) -> Float[Array, " depths"]:
-    x = jnp.ones(data.draws[0].shape[2])
-
-    def one(layers: tuple[Array, ...]) -> Float[Array, " depths"]:
-        def deep(depth: Float[Array, ""]) -> Float[Array, ""]:
-            jacobian = jax.jacrev(lambda x: relu_start((variance, depth, layers), x))(x)
-            return jnp.sum(jacobian**2)
-
-        return jax.vmap(deep)(jnp.array(DEPTHS, dtype=float))
-
-    return jnp.mean(jax.vmap(one)(jax.tree.map(jnp.asarray, data.draws)), axis=0)
+def by_depth(layers: tuple[Array, ...], x: Float[Array, " d"]) -> Float[Array, "depths k"]:
+    """What the last layer makes of each of the hidden layers that `DEPTHS` names."""
+    outputs = []
+    for depth, layer in enumerate(layers[:-1], start=1):
+        x = jax.nn.relu(layer @ x)
+        outputs += [layers[-1] @ x] if depth in DEPTHS else []
+    return jnp.stack(outputs)
 
 
 def measured(
@@ -85,24 +72,21 @@ def measured(
     problem = gb.Problem(gb.models.relu_mlp, gb.losses.cross_entropy, data.x, data.y, data.start)
     # The run stops where its training loss has fallen to `loss`: what is compared is compared there.
     until = gb.Until(6000.0, gb.Problem.risk, below=loss, check_every=5)
+    x, x_test, y_test = jnp.asarray(data.x), jnp.asarray(data.x_test), jnp.asarray(data.y_test)
 
-    def whole(setting: tuple[Array, Array]) -> gb.Trajectory:
-        return gb.evolve(problem, gb.GradientDescent(*setting), until=until, key=key)
+    def train(setting: tuple[Array, Array]) -> tuple[gb.Trajectory, Array, Array]:
+        run = gb.evolve(problem, gb.GradientDescent(*setting), until=until, key=key)
+        right = jnp.argmax(jax.vmap(lambda x: problem.predict(run.theta, x))(x_test), axis=1) == y_test
+        return run, complexity(problem.predict, run.theta, x), jnp.mean(jnp.where(right, 0.0, 1.0))
 
     # One after the other: side by side all would take as long as the slowest.
-    full = jax.lax.map(whole, (rate * jnp.array([1.0, 10.0, 20.0, 1.0]), decay * jnp.array([0.0, 0.0, 0.0, 1.0])))
-    small = gb.evolve(problem, gb.StochasticGradientDescent(rate, 4), until=until, key=key)
-    runs = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), full, small)
-
-    def seen(theta: Any) -> tuple[Array, Array]:
-        guess = jnp.argmax(jax.vmap(lambda x: problem.predict(theta, x))(jnp.asarray(data.x_test)), axis=1)
-        wrong = jnp.mean((guess != jnp.asarray(data.y_test)).astype(float))
-        return complexity(problem.predict, theta, jnp.asarray(data.x)), wrong
-
-    found, wrong = jax.lax.map(seen, runs.theta)
-    starts = jax.vmap(lambda s: at_start(data, s))(variance * jnp.array([1.0, 2.0]))
-    exact = complexity(gb.models.deep_linear, data.linear, jnp.ones((2, data.linear[0].shape[1])))
-    value = dict(zip(EXACT + OBSERVED, (exact, *starts, *(found[1:4] / found[0])), strict=True))
+    runs, found, wrong = jax.lax.map(
+        train, (rate * jnp.array([1.0, 10.0, 20.0, 10.0]), decay * jnp.array([0.0, 0.0, 0.0, 1.0]))
+    )
+    layers = jax.tree.map(lambda w: jnp.sqrt(variance) * w, data.draws)
+    start = jnp.mean(jax.vmap(lambda net: complexity(by_depth, net, jnp.ones((1, net[0].shape[1]))))(layers), axis=0)
+    linear = complexity(gb.models.deep_linear, data.linear, jnp.ones((2, data.linear[0].shape[1])))
+    value = dict(zip(EXACT + OBSERVED, (linear, start, *(found[1:] / found[jnp.array([0, 0, 1])])), strict=True))
     curves = {"loss at the end": runs.distance, "steps": runs.step.astype(float)}
     for number, name in enumerate(LANES):
         curves |= {f"error, {name}": wrong[number][None], f"complexity, {name}": found[number][None]}
@@ -110,15 +94,13 @@ def measured(
 
 
 def predicted(data: Data, *, believed: float = 1.0) -> gb.Prediction:
-    a = np.linalg.multi_dot(data.linear[::-1])
-    square = float(np.sum(a**2))
-    spectrum = {"linear": abs(float(np.sum(np.linalg.svd(a, compute_uv=False) ** 2)) / square - 1.0)}
-    plain = [gb.oracles.relu_start_complexity(depth, OUTPUTS, believed) for depth in DEPTHS]
-    he = [gb.oracles.relu_start_complexity(depth, OUTPUTS, 2.0 * believed) for depth in DEPTHS]
-    checked = gb.combine(**{str(i): p for i, p in enumerate(plain + he)})
-    starts = {"start": np.array([p.value for p in plain]), "start, He": np.array([p.value for p in he])}
-    bounds = dict(zip((*EXACT[3:], *OBSERVED), (1.0, 0.95, 0.95), strict=True))
-    return gb.Prediction({"linear": square} | starts | bounds, dict(checked.certificate) | spectrum)
+    square = float(np.sum(np.linalg.multi_dot(data.linear[::-1]) ** 2))
+    spectrum = np.linalg.svd(np.linalg.multi_dot(data.linear[::-1]), compute_uv=False)
+    starts = [gb.oracles.relu_start_complexity(depth, OUTPUTS, believed) for depth in DEPTHS]
+    checked = gb.combine(**{f"depth {depth}": p for depth, p in zip(DEPTHS, starts, strict=True)})
+    value = (square, np.array([p.value for p in starts]), 1.0, 0.95, 0.95)
+    certificate = {"singular values": abs(float(np.sum(spectrum**2)) / square - 1.0)} | dict(checked.certificate)
+    return gb.Prediction(dict(zip(EXACT + OBSERVED, value, strict=True)), certificate)
 
 
 CLAIM = gb.Claim(
@@ -134,7 +116,7 @@ CLAIM = gb.Claim(
     metric=gb.metric.relative_difference,
     relation=dict.fromkeys(EXACT, "equals") | dict.fromkeys(OBSERVED, "at_most"),
     quantifier="mean",
-    tolerance=dict(zip(EXACT, (1e-10, 0.25, 0.25, 0.1), strict=True)) | dict.fromkeys(OBSERVED, 0.025),
+    tolerance=dict(zip(EXACT, (1e-10, 0.25, 0.1), strict=True)) | dict.fromkeys(OBSERVED, 0.025),
     tolerance_reason="An identity; a quarter, where two depths are factors of 2 to 16 apart; a tenth is no "
     "difference; half of the fall by a twentieth that is asked for.",
     settings={
