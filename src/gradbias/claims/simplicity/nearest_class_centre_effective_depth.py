@@ -1,8 +1,10 @@
 """Random labels need a deeper network than true ones: the nearest class centre decides from a later layer on.
 
 An observation. The effective depth is the number of layers after which the nearest class centre is wrong for one
-training example in a hundred at most; layer 0 is the input, for which the error rates are predicted exactly. Images
-have to be fit easily for that: on MNIST-1D (n = 500, 8000 steps) no hidden layer got there for true labels either.
+training example in a hundred at most; layer 0 is the input, for which the error rates are predicted exactly. Where no
+hidden layer gets there, as with random labels it is as a rule, it counts as one more than there are. Decay drives the
+collapse: with a fourth of it (and 4800 steps) one network in forty needed all layers for true labels, too. Images have
+to be fit easily: on MNIST-1D (n = 500, 8000 steps) no hidden layer got there for true labels either.
 """
 
 from typing import Literal, NamedTuple
@@ -49,14 +51,14 @@ def centre_errors(theta: Layers, x: Float[Array, "n d"], y: Int[Array, " n"]) ->
     """Share of the examples whose nearest class centre is of another class: at the input, after each hidden layer."""
     errors, member = [], jax.nn.one_hot(y, 10, dtype=x.dtype)
     for k in range(len(theta)):
-        x = jax.nn.relu(x @ theta[k - 1][0].T + theta[k - 1][1][None]) if k else x
-        means = (member.T @ x) / jnp.sum(member, axis=0)[:, None]
-        distances = jnp.sum(means**2, axis=1)[None] - 2.0 * x @ means.T
+        h = jax.nn.relu(jax.vmap(lambda x, k=k: gb.models.relu_mlp(theta[:k], x))(x)) if k else x
+        means = (member.T @ h) / jnp.sum(member, axis=0)[:, None]
+        distances = jnp.sum(means**2, axis=1)[None] - 2.0 * h @ means.T
         errors.append(jnp.mean(jnp.where(jnp.argmin(distances, axis=1) == y, 0.0, 1.0)))
     return jnp.stack(errors)
 
 
-def measured(data: Data, key: PRNGKeyArray, *, rate: float = 0.1, decay: float = 5e-4) -> gb.Measured:
+def measured(data: Data, key: PRNGKeyArray, *, rate: float = 0.1, decay: float = 2e-3) -> gb.Measured:
     x = jnp.asarray(data.x)
 
     def train(y: Int[Array, " n"]) -> tuple[Array, Array, Array]:
@@ -82,7 +84,7 @@ def predicted(data: Data) -> gb.Prediction:
         sums = np.stack([np.sum(data.x[row == k] - mean, axis=0) for k, mean in enumerate(means)])
         residual = max(residual, float(np.linalg.norm(sums) / np.linalg.norm(data.x)))
     input_errors = gb.Prediction(np.array(errors), {"centred": residual})
-    return gb.combine(**{"input": input_errors, "deeper by": 0.0, "excess": 0.5})
+    return gb.combine(**{"input": input_errors, "deeper by": 1.0, "excess": 0.5})
 
 
 def every_class_occurs(data: Data) -> bool:
@@ -93,21 +95,21 @@ def every_class_occurs(data: Data) -> bool:
 CLAIM = gb.Claim(
     statement=r"ReLU networks of five hidden layers and more, trained by SGD with weight decay to fit $n$ images with "
     r"their labels and with random ones, from one start: the first layer after which the nearest class centre errs on "
-    r"1 % of the training set at most comes later for random labels, by one layer at least.",
+    r"1 % of the training set at most comes later for random labels, by one layer at least in every run; and over the "
+    r"hidden layers these errors sum to 1/2 more at least.",
     source=gb.Source("galanti2022implicit", "Definition of the effective depth and Figure 3; numbers not checked"),
     data=data,
     measured=measured,
     predicted=predicted,
     metric=gb.metric.difference,
     relation={"input": "equals", "deeper by": "at_least", "excess": "at_least"},
-    quantifier={"input": "every", "deeper by": "mean", "excess": "every"},
     tolerance={"input": 1e-9, "deeper by": 0.5, "excess": 0.05},
-    tolerance_reason="Error rates at the input are counts that both sides make. Half a layer of the depth, "
-    "which scatters by more than one: the threshold is crossed by a few examples. A tenth of the bound on the sum.",
+    tolerance_reason="Error rates at the input are counts that both sides make. Depths are whole numbers. A tenth of "
+    "the bound on the sum.",
     assumptions={"every class occurs": every_class_occurs},
     settings={
-        "smoke": dict(n=300, width=48, depth=5, steps=2400, seeds=8),
-        "standard": dict(n=300, width=64, depth=5, steps=6000, seeds=10),
+        "smoke": dict(n=300, width=48, depth=5, steps=3000, seeds=6),
+        "standard": dict(n=300, width=64, depth=5, steps=4800, seeds=10),
         "deep": dict(n=500, width=100, depth=8, steps=10000, seeds=10),
     },
     control=dict(first="random"),
@@ -120,5 +122,5 @@ CLAIM = gb.Claim(
         y_title="error of the nearest class centre",
         log_y=False,
     ),
-    seconds=dict(smoke=6, standard=40, deep=200),
+    seconds=dict(smoke=7, standard=30, deep=200),
 )
