@@ -18,7 +18,7 @@ from gradbias.dynamics.base import DIVERGED
 
 DEPTHS = (1, 2, 3, 5, 8)
 TRAINED = DEPTHS[:3]
-PARTS = ("linear", "volumes", "ReLU", "trained")
+PARTS = ("linear", "volumes", "ReLU / linear", "ReLU", "trained")
 # Factors, all depths of one shape to share a program, and per factor a flag: zero leaves it out.
 Stack = tuple[Float[Array, "depth d d"], Float[Array, " depth"]]
 
@@ -49,16 +49,18 @@ def product(factors: Float[Array, "depth d d"], used: Float[Array, " depth"]) ->
     return reduce(lambda w, factor: factor @ w, kept)
 
 
-def at_start(factors: Array, used: Array, inputs: Array) -> tuple[Array, Array, Array]:
-    """Effective ranks of the Gram matrices of the linear and the ReLU network; log-volumes by the linear one."""
-    w, d = product(factors, used), factors.shape[1]
-    h = inputs
-    for layer, follows in zip(factors[:-1], used[1:], strict=True):  # no ReLU after the last layer that is used
-        h = jnp.where(follows > 0, 2**0.5 * jax.nn.relu(layer @ h), h)
-    outputs = factors[-1] @ h
-    linear, relu = gb.measures.effective_rank(w @ w.T), gb.measures.effective_rank(outputs @ outputs.T)
+def at_start(factors: Array, inputs: Array) -> tuple[Array, Array, Array]:
+    """Effective ranks of the Gram matrices of the linear and the ReLU network, by depth; log-volumes by the deepest."""
+
+    def layered(carry: tuple[Array, Array], layer: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        w, h = layer @ carry[0], layer @ carry[1]  # no ReLU after the last layer
+        return (w, 2**0.5 * jax.nn.relu(h)), (w @ w.T, h @ h.T)
+
+    d = len(inputs)
+    (w, _), grams = jax.lax.scan(layered, (jnp.eye(d), inputs), factors)
+    linear, relu = (jax.vmap(gb.measures.effective_rank)(gram[jnp.array(DEPTHS) - 1]) / d for gram in grams)
     stretched = jnp.cumsum(jnp.log(jnp.abs(jnp.diag(jnp.linalg.qr(w)[1]))))
-    return linear / d, relu, stretched / (jnp.arange(1.0, d + 1) * jnp.sum(used))
+    return linear, relu, stretched / (jnp.arange(1.0, d + 1) * len(factors))
 
 
 def fit(theta: Stack, x: Float[Array, " k"]) -> Float[Array, " k"]:
@@ -70,33 +72,36 @@ def fitted_rank(problem: gb.Problem, theta: Stack) -> Float[Array, ""]:
 
 
 def measured(data: Data, key: PRNGKeyArray, *, deepening: float = 1.0) -> gb.Measured:
-    def used(depth: float, most: int) -> Float[Array, " depth"]:
-        return jnp.where(jnp.arange(float(most)) < 1.0 + deepening * (depth - 1.0), 1.0, 0.0)
+    def deepened(factors: Float[Array, "depth d d"]) -> Float[Array, "depth d d"]:
+        others = deepening * factors[1:] + (1.0 - deepening) * jnp.eye(factors.shape[1])[None]
+        return jnp.concatenate([factors[:1], others])
 
-    depths = jnp.stack([used(float(depth), DEPTHS[-1]) for depth in DEPTHS])
-    every = jax.lax.map(
-        lambda net: jax.lax.map(lambda flags: at_start(jnp.asarray(net), flags, jnp.asarray(data.inputs)), depths),
-        jnp.asarray(data.networks),
-    )
-    linear, relu, volumes = jax.tree.map(lambda a: jnp.mean(a, axis=0), every)
+    starts = jax.lax.map(lambda net: at_start(deepened(net), jnp.asarray(data.inputs)), jnp.asarray(data.networks))
+    linear, relu, volumes = jax.tree.map(lambda a: jnp.mean(a, axis=0), starts)
     # A run may stall near a saddle for long: at the horizon its bound is then large, and counts as any other.
     until = gb.Until(8000.0, gb.dynamics.to_interpolation(fitted_rank), 0.01, check_every=1000)
 
-    def train(flags: Array, x: Array, y: Array, start: Array) -> gb.Trajectory:
-        problem = gb.Problem(fit, gb.losses.square, x, y, (start, 1e-30 * flags))
-        return gb.evolve(problem, gb.GradientDescent(0.1), until=until, key=key)
+    def train(depth: Array, x: Array, y: Array, start: Array) -> tuple[gb.Trajectory, Array]:
+        # Flags are part of θ, so small that they count in no norm.
+        flags = jnp.where(jnp.arange(float(len(start))) < depth, 1e-30, 0.0)
+        run = gb.evolve(
+            gb.Problem(fit, gb.losses.square, x, y, (deepened(start), flags)),
+            gb.GradientDescent(0.1),
+            until=until,
+            key=key,
+        )
+        return run, gb.measures.effective_rank(product(*run.theta))
 
-    flags = jnp.stack([used(float(depth), TRAINED[-1]) for depth in TRAINED])
     tasks = jax.tree.map(jnp.asarray, (data.x, data.y, data.start))
-    runs = jax.vmap(jax.vmap(train, in_axes=(0, None, None, None)), in_axes=(None, 0, 0, 0))(flags, *tasks)
-    ranks = jax.vmap(jax.vmap(lambda theta: gb.measures.effective_rank(product(*theta))))(runs.theta)
-    trained, stopping = jnp.mean(ranks, axis=0), jnp.max(jnp.mean(runs.error, axis=0))
-    value = dict(zip(PARTS, (linear, volumes[-1], relu, trained), strict=True))
+    # One depth after the other: side by side all would take as many steps as the deepest.
+    runs, ranks = jax.lax.map(
+        lambda depth: jax.vmap(lambda *task: train(depth, *task))(*tasks), jnp.array(TRAINED, dtype=float)
+    )
+    trained, stopping = jnp.mean(ranks, axis=1), jnp.linalg.norm(jnp.mean(runs.error, axis=1))
+    value = dict(zip(PARTS, (linear, volumes, relu[1:] / linear[1:], relu, trained), strict=True))
     distance = dict.fromkeys(PARTS, 0.0) | {"trained": stopping}
-    size = float(data.networks.shape[-1])
-    k = float(data.start.shape[-1])
-    curves = {"depth": jnp.array(DEPTHS, dtype=float), "linear, start": linear, "ReLU, start": relu / size}
-    curves |= {"linear, trained": trained / k, "depth, trained": curves["depth"][: len(TRAINED)]}
+    curves = {"depth": jnp.array(DEPTHS, dtype=float), "linear, start": linear, "ReLU, start": relu}
+    curves |= {"linear, trained": trained / data.x.shape[2], "depth, trained": jnp.array(TRAINED, dtype=float)}
     curves["theory"] = jnp.array([float(gb.oracles.gaussian_product_rank(depth).value) for depth in DEPTHS])
     return gb.Measured(value, distance, jnp.all(runs.status < DIVERGED), jnp.max(runs.step), curves)
 
@@ -107,35 +112,34 @@ def predicted(data: Data) -> gb.Prediction:
     stretch = gb.oracles.gaussian_product_exponents(size)
     certificate = gb.combine(stretch=stretch, **{str(i): p for i, p in enumerate(ranks)}).certificate
     volumes = np.cumsum(stretch.value) / np.arange(1, size + 1)
-    linear, relu, trained = np.array([p.value for p in ranks]), np.full(4, 1.0), np.full(2, 0.2)
-    value = dict(zip(PARTS, (linear, volumes, relu, trained), strict=True))
-    return gb.Prediction(
-        value, certificate, {"linear": 0.0, "volumes": float(stretch.error), "ReLU": 0.0, "trained": 0.0}
-    )
+    linear = np.array([p.value for p in ranks])
+    value = dict(zip(PARTS, (linear, volumes, np.full(4, 0.85), np.full(4, 0.02), np.full(2, 0.2)), strict=True))
+    return gb.Prediction(value, certificate, dict.fromkeys(PARTS, 0.0) | {"volumes": float(stretch.error)})
 
 
 CLAIM = gb.Claim(
     statement=r"A linear network $W_L \cdots W_1$ of $d \times d$ Gaussian layers of variance $1/d$ multiplies "
     r"$k$-volumes by $\exp(L \sum_{i \le k} \frac12 (\psi(\frac{d-i+1}2) + \log \frac 2d))$ in the mean of the "
     r"logarithm, and its Gram matrix has effective rank $d \exp(-\sum_{j=2}^{L+1} 1/j)$ for $L \ll d$. "
-    r"The mean effective rank of ReLU nets at the start, and of linear ones trained on few examples, falls too.",
+    r"Observed: that of ReLU nets at the start, relative to d, falls with every depth tried by 0.02 at least and from "
+    r"two layers on is at most 0.85 of the linear ones'; that of linear ones trained on few examples falls by 0.2.",
     source=gb.Source("huh2023low", "Section 3, experiments; number not checked"),
     data=data,
     measured=measured,
     predicted=predicted,
     metric=dict.fromkeys(PARTS[1:], gb.metric.difference) | {"linear": gb.metric.relative_difference},
-    relation=dict.fromkeys(PARTS[:2], "equals") | dict.fromkeys(PARTS[2:], "decreases"),
+    relation=dict(zip(PARTS, ("equals", "equals", "at_most", "decreases", "decreases"), strict=True)),
     quantifier="mean",
-    tolerance={"linear": 0.05, "volumes": 0.03, "ReLU": 0.5, "trained": 0.1},
-    tolerance_reason="The limit is met up to L / d, a quarter at most, of which a twentieth is left; 3 % per layer and "
-    "direction; half of the fall that is asked for: one rank, and a fifth after training.",
+    tolerance=dict(zip(PARTS, (0.05, 0.03, 0.05, 0.01, 0.1), strict=True)),
+    tolerance_reason="The limit is met up to L / d, a fifth at most, of which a twentieth is left; 3 % per layer and "
+    "direction; a third of what two nets of one kind would be above the bound; half of the falls that are asked for.",
     settings={
-        "smoke": dict(size=32, draws=64, seeds=8),
+        "smoke": dict(size=40, draws=64, tasks=4, seeds=16),
         "standard": dict(size=64, draws=32, seeds=16),
         "deep": dict(size=128, draws=16, seeds=20),
     },
     control=dict(deepening=0.0),
-    control_reason="All networks have depth one: nothing falls.",
+    control_reason="All layers but the first are the identity: the deep networks compute what the shallow one does.",
     figure=gb.figures.points(
         ["depth", "depth", "depth, trained", "depth"],
         ["linear, start", "ReLU, start", "linear, trained", "theory"],
