@@ -1,7 +1,7 @@
 """A residual network loses little when a block is deleted or two are swapped; a plain one of the same blocks, all.
 
 An observation. Deleting further blocks costs further accuracy little by little, as from an ensemble of paths of which
-each deletion takes half. For the plain network the bound is what a classifier that ignores its input gets. On MNIST-1D,
+each deletion takes half. The plain network is left with what a classifier gets that ignores its input. On MNIST-1D,
 where these networks are wrong for 3 in 10, a deletion costs 5.5 points: at the bound set here, and not judged.
 """
 
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 import gradbias as gb
 
 DELETED, TEST = (0, 1, 2, 4, 8), 600  # numbers of blocks; examples that errors are counted on
-PARTS = ("one deleted", "two swapped", "more deleted", "plain, one deleted")
+PARTS = ("one deleted", "two swapped", "more deleted", "plain")
 
 
 class Data(NamedTuple):
@@ -77,14 +77,14 @@ def measured(data: Data, key: PRNGKeyArray, *, rate: float = 2e-3, fit: float = 
 
     (residual, plain), fits = jax.vmap(train)(data.start)
     lost = residual - residual[0]
-    value = dict(zip(PARTS, [lost[1], lost[-1], residual[1:-1], plain[1]], strict=True))
+    value = dict(zip(PARTS, [lost[1], lost[-1], residual[1:-1], plain[jnp.array([1, -1])]], strict=True))
     curves = {"deleted": jnp.asarray(DELETED, float), "residual": residual[:-1], "plain": plain[:-1]}
     return gb.Measured(value, 0.0, jnp.all(fits), data.batches.shape[0], curves)
 
 
 def predicted(data: Data) -> gb.Prediction:
     share = np.bincount(data.y_test, minlength=10) / len(data.y_test)
-    chance = gb.Prediction(np.asarray(1.0 - share.max()), {"shares": float(abs(share.sum() - 1.0))})
+    chance = gb.Prediction(np.full(2, 1.0 - share.max()), {"shares": float(abs(share.sum() - 1.0))})
     value = {"one deleted": 0.05, "two swapped": 0.05, "more deleted": 0.0}
     return gb.combine(**value, **{PARTS[3]: chance})
 
@@ -92,19 +92,19 @@ def predicted(data: Data) -> gb.Prediction:
 CLAIM = gb.Claim(
     statement=r"Two networks of $B$ blocks $V_b \max(0, W_b h + c_b)$ are trained by Adam to fit images, one with skip "
     r"connections. In it deleting one block, or swapping neighbours, costs at most 5 points of test accuracy in the "
-    r"mean over blocks, and deleting more costs more, little by little. Without skip connections one deletion leaves "
-    r"what a guess would get.",
+    r"mean over blocks, and deleting more costs more. Without skip connections one deletion, or one swap, leaves what "
+    r"a guess would get.",
     source=gb.Source("veit2016residual", "Section 4, Figures 3 to 5; numbers not checked"),
     data=data,
     measured=measured,
     predicted=predicted,
     metric=gb.metric.difference,
-    relation=dict(zip(PARTS, ("at_most", "at_most", "increases", "at_least"), strict=True)),
+    relation=dict(zip(PARTS, ("at_most", "at_most", "increases", "equals"), strict=True)),
     quantifier="mean",
-    tolerance={"one deleted": 0.02, "two swapped": 0.02, "more deleted": 0.01, "plain, one deleted": 0.2},
-    tolerance_reason="Points of accuracy. The plain network may be right a little more often than a guess is.",
+    tolerance={"one deleted": 0.02, "two swapped": 0.02, "more deleted": 0.01, "plain": 0.2},
+    tolerance_reason="Points of accuracy. The plain network may do a little better, or worse, than a guess.",
     settings={
-        "smoke": dict(n=600, width=24, blocks=12, steps=800, seeds=3),
+        "smoke": dict(n=600, width=24, blocks=12, steps=800, seeds=6),
         "standard": dict(n=1000, width=32, blocks=12, steps=1000, seeds=10),
         "deep": dict(n=1000, width=48, blocks=24, steps=2000, seeds=10),
     },

@@ -90,7 +90,6 @@ def predicted(data: Dataset, *, batch: int = 4, rate: float = 0.1, decay: float 
         "distance": distance,
         "decay": np.full(1, 0.5),
         "alike": np.zeros(3),
-        "wrong": np.full(5, 0.1),
     }
     powers = np.exp(k * np.log1p(-rate * decay))
     return gb.Prediction(value | {"wrong": np.full(5, 0.1)}, {"powers": float(np.max(np.abs(powers - distance)))})
