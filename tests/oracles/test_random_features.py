@@ -1,5 +1,6 @@
 """The deterministic equivalent of random-feature regression, and the network of 2n + d weights."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -65,6 +66,14 @@ def test_two_n_plus_d_weights_have_any_labels() -> None:
     assert p.value["weights"] == 2 * 200 + 7
     outputs = np.maximum(0.0, (x @ a)[:, None] - p.value["b"]) @ p.value["w"]
     np.testing.assert_allclose(outputs, y, atol=1e-6)
+
+
+def test_a_construction_that_breaks_down_has_every_example_wrong() -> None:
+    from gradbias.claims.generalization.random_labels_memorisation import constructed
+
+    x, y, a = jnp.array([[0.0], [1.0], [3.0]]), jnp.array([2, 0, 1]), jnp.array([1.0])
+    assert float(constructed(x, y, a)) == 0.0
+    assert float(constructed(jnp.array([[0.0], [1.0], [1.0]]), y, a)) > 0.0  # no such network: numbers that are none
 
 
 def test_examples_that_coincide_along_the_direction_are_named() -> None:

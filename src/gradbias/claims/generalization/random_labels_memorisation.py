@@ -58,7 +58,7 @@ def constructed(x: Float[Array, "n d"], y: Int[Array, " n"], a: Float[Array, " d
     w = solve_triangular(jax.nn.relu(ordered[:, None] - b[None, :]), y[jnp.argsort(z)].astype(float), lower=True)
     theta = (jnp.broadcast_to(a[None, :], (n, len(a))), -b), (w[None, :], jnp.zeros(1))
     outputs = jax.vmap(lambda each: gb.models.relu_mlp(theta, each))(x)[:, 0]
-    return jnp.sum((jnp.abs(outputs - y.astype(float)) >= 0.5).astype(float))
+    return jnp.sum((~(jnp.abs(outputs - y.astype(float)) < 0.5)).astype(float))  # NaN is wrong
 
 
 def measured(data: Data, key: PRNGKeyArray, *, steps: int, rate: float = 0.05) -> gb.Measured:
