@@ -70,7 +70,10 @@ def measured(data: Data, key: PRNGKeyArray, *, rate: float = 0.5, radius: float 
 
         problem, rule = gb.Problem(attacked, gb.losses.logistic, examples, data.y, start), gb.GradientDescent(rate)
         run = gb.dynamics.train_on_batches(problem, rule, batches, measure=outputs, shrink=5e-5 * rate)
-        return run.recorded[-1], run.converged
+        # An attack has to lower the margin: it is no training against one otherwise.
+        plain = jax.vmap(lambda example: gb.models.relu_mlp(run.theta, example[:-1]))(examples)
+        weaker = jnp.mean(jnp.asarray(data.y) * (problem.outputs(run.theta) - plain)[:, 0])
+        return run.recorded[-1], run.converged & ((radius == 0.0) | (weaker < -0.01))
 
     nets, finite = jax.vmap(train)(data.start, data.batches, jnp.zeros(LANES).at[MEMBERS].set(radius))
     nets = jnp.stack([nets[0], jnp.mean(nets[:MEMBERS], axis=0), nets[MEMBERS], nets[-1]])
@@ -100,21 +103,25 @@ CLAIM = gb.Claim(
     predicted=predicted,
     metric=gb.metric.difference,
     relation={**dict.fromkeys(PARTS[:3], "equals"), "without S": "at_least"},
-    tolerance=0.1,
+    tolerance=0.05,
     tolerance_reason="Shares of test examples; what decides by all features, or by the others, is off by 0.4 and more.",
     assumptions={"S separates the classes": lambda data: gb.oracles.is_separable(data.simple, data.by_simple[0])},
     settings={
         "smoke": dict(n=6000, d=10, width=40, steps=600, seeds=3),
         "standard": dict(n=20000, d=20, width=100, steps=1500, seeds=10),
-        "real": dict(n=800, d=104, width=64, steps=1000, images=True, rate=0.1, radius=0.5, least=0.8, seeds=5),
+        "real": dict(n=3000, d=104, width=64, steps=2000, images=True, rate=0.1, radius=0.5, least=0.8, seeds=5),
         "deep": dict(n=50000, d=50, width=100, steps=4000, seeds=10),
     },
     control=dict(informed=False),
     control_reason="All networks are trained where S says nothing: they learn the slabs, and S is nothing to them.",
     figure=gb.figures.bars(
-        labels=[f"{name},<br>{test}" for name in PARTS[:3] for test in ("test data", "S shuffled", "rest shuffled")]
-        + ["trained without S,<br>S shuffled"],
+        labels=[
+            f"{name}<br>{test}"
+            for name in ("one<br>net", "mean<br>of three", "adver-<br>sarial")
+            for test in ("as it is", "S<br>shuffled", "rest<br>shuffled")
+        ]
+        + ["trained<br>without S<br>S<br>shuffled"],
         y_title="accuracy",
     ),
-    seconds=dict(smoke=5, standard=60, real=10, deep=400),
+    seconds=dict(smoke=5, standard=60, real=20, deep=400),
 )
