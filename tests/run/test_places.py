@@ -72,6 +72,15 @@ def test_a_stamp_changes_when_the_content_does_and_only_then(place: Place) -> No
     assert after["b"] == before["b"]
 
 
+def test_files_of_one_length_written_within_one_tick_of_the_clock_have_stamps_of_their_own(tmp_path: Path) -> None:
+    place, stamps = place_of(tmp_path), set()
+    for content in (b"first", b"later"):
+        place.write("a", content)
+        os.utime(tmp_path / "a", ns=(1, 1))
+        stamps.add(place.names()["a"])
+    assert len(stamps) == 2
+
+
 def test_a_place_travels_to_other_processes(place: Place) -> None:
     place.write("a", b"1")
     there = pickle.loads(pickle.dumps(place))

@@ -85,11 +85,12 @@ class Store:
         found, records = {}, str(self.records)
         with explained(self.place):
             for address in self._names():
-                # Where the text is missing, so that the record is corrupt, its folder stands for it.
-                for path in (f"{records}/{address}/record.json", f"{records}/{address}"):
-                    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                        found[address] = stamp_of(os.stat(path))
-                        break
+                try:
+                    found[address] = stamp_of(os.stat(f"{records}/{address}/record.json"))
+                except (FileNotFoundError, NotADirectoryError):
+                    # Where the text is missing, so that the record is corrupt, its folder stands for it.
+                    with contextlib.suppress(FileNotFoundError):
+                        found[address] = stamp_of(os.stat(f"{records}/{address}"))
         return found
 
     def texts(self, addresses: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:

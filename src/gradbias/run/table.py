@@ -75,7 +75,7 @@ _LONGEST = 2**63 - 1
 # Part of the file's name: a table of another form is not looked at.
 _VERSION = 1
 # Rows that are turned into columns at once, which bounds the memory that this takes.
-_ROWS = 1 << 14
+_ROWS = 1 << 13
 _FORGOTTEN_SECONDS = 30 * 86400.0
 
 
@@ -110,11 +110,14 @@ def _synced(store: Store, name: str, fields: Mapping[str, type], read: Reader) -
             return _dataset(kept)
         old = _dataset(kept).to_table(schema.names)
         old = old.filter(pa.array([stamps.get(address) == known[address] for address in seen["address"]], pa.bool_()))
-    new = [address for address, stamp in stamps.items() if known.get(address) != stamp]
+    new = sorted(address for address, stamp in stamps.items() if known.get(address) != stamp)
     added = list(_tables(read(store, new), stamps, schema))
     if kept is not None and not added and len(old) == len(seen["address"]):
         return _dataset(kept)  # what is new cannot be read
-    kept = _parquet(pa.concat_tables([old, *added]).sort_by("address"))
+    whole = pa.concat_tables([old, *added])
+    whole = whole.sort_by("address") if len(old) else whole  # what is read is read in this order
+    del old, added  # half of the memory that this takes
+    kept = _parquet(whole)
     _keep(path, kept)
     return _dataset(kept)
 
