@@ -81,6 +81,13 @@ def test_files_of_one_length_written_within_one_tick_of_the_clock_have_stamps_of
     assert len(stamps) == 2
 
 
+def test_what_a_writer_has_not_finished_is_not_listed(tmp_path: Path) -> None:
+    place = place_of(tmp_path)
+    place.write("a/b", b"")
+    (tmp_path / "a" / ".writing-1-2").write_bytes(b"half")
+    assert set(place.names()) == {"a/b"}
+
+
 def test_a_place_travels_to_other_processes(place: Place) -> None:
     place.write("a", b"1")
     there = pickle.loads(pickle.dumps(place))
