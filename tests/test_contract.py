@@ -13,7 +13,7 @@ import pytest
 from gradbias import catalogue
 from gradbias.contract import Case, Check, _case, _of_the_runs, check_claim
 from gradbias.evidence import Timing
-from gradbias.run.sweep import compute_environment
+from gradbias.run.pool import compute_environment
 
 CLAIMS = Path(__file__).parent / "claims_for_tests"
 SOUND = (CLAIMS / "sound" / "mean_minimizes.py").read_text()

@@ -33,7 +33,7 @@ LAYERS = (
     {"models", "dynamics", "measures", "oracles"},
     {"assumptions", "pytorch"},
     {"claims"},
-    {"run", "contract", "measure_command"},
+    {"run", "contract", "measure_command", "sweep_command"},
     {"cli", "__main__"},
 )
 # In the second layer only `models` may be imported by its siblings.

@@ -41,4 +41,7 @@ from .measures import Estimate as Estimate
 from .measures.probe import Probe as Probe
 from .measures.probe import measure as measure
 from .problem import Problem as Problem
+from .run.executors import RayExecutor as RayExecutor
 from .run.query import query as query
+from .run.results import Sweep as Sweep
+from .run.results import sweep as sweep

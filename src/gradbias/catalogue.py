@@ -7,6 +7,7 @@ of the same form (<family>/<claim>.py).
 
 import ast
 import difflib
+import functools
 import importlib
 import importlib.util
 import os
@@ -77,7 +78,13 @@ def find(name: str) -> Entry:
 
 
 def read(path: Path) -> Entry:
-    """Read one claim file without importing it."""
+    """Read one claim file without importing it; again only if it has changed."""
+    status = path.stat()
+    return _read(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=512)
+def _read(path: Path, *_stamp: int) -> Entry:
     name, family = path.stem.replace("_", "-"), path.parent.name
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))

@@ -1,4 +1,4 @@
-"""The command line: list, show, run, check, report, query, measure.
+"""The command line: list, show, run, sweep, status, query, check, report, measure.
 
 Nothing numerical is imported here; what a command needs it imports when it runs.
 """
@@ -20,10 +20,10 @@ from rich.table import Table
 
 from . import catalogue
 from .errors import ClaimError, NotApplicable, ProbeError, StoreError, UsageError
+from .run.chosen import chosen_claims, entry_of, jobs_of
 from .run.console import exit_code, progress_bar, put, say, summarize, table, tell
 
 if TYPE_CHECKING:
-    from .run.job import Job
     from .run.store import Store
     from .run.sweep import Finished
 
@@ -141,16 +141,6 @@ def _listed(entry: catalogue.Entry) -> dict[str, Any]:
     }
 
 
-def _entry(name: str) -> catalogue.Entry:
-    """A claim by its id, or a claim file by its path."""
-    if name.endswith(".py"):
-        path = Path(name).resolve()
-        if not path.is_file():
-            raise UsageError(f"There is no file {name}.")
-        return catalogue.read(path)
-    return catalogue.find(name)
-
-
 @app.command()
 def show(
     claim: Annotated[str, typer.Argument(help="Id of a claim, or a claim file.")], store: StoreOption = None
@@ -159,7 +149,7 @@ def show(
     from .run.job import double_precision
     from .run.store import Store
 
-    entry = _entry(claim)
+    entry = entry_of(claim)
     with double_precision():
         loaded = entry.load()
     from .claim import describe_parameters
@@ -229,11 +219,11 @@ def run(
     from .run.sweep import run_all
 
     place = Store(store)
-    chosen = _chosen(claims or [], every=every)
+    chosen = chosen_claims(claims or [], every=every)
     if every and any(setting in entry.settings for entry in chosen):
         # Not every claim is about data.
         chosen = [entry for entry in chosen if entry.problem or setting in entry.settings]
-    jobs = _jobs(chosen, setting, seeds, set_ or [], control=control, base_seed=base_seed)
+    jobs = jobs_of(chosen, setting, seeds, set_ or [], control=control, base_seed=base_seed)
     done: list[Finished] = []
     start = time.perf_counter()
     try:
@@ -260,47 +250,57 @@ def run(
     return exit_code(done)
 
 
-def _chosen(names: Sequence[str], *, every: bool) -> list[catalogue.Entry]:
-    if not names and not every:
-        raise UsageError("Name a claim (`gradbias list` shows them), a claim file, or give --all.")
-    chosen = {entry.path: entry for entry in (_entry(name) for name in names)}
-    return list((chosen | ({entry.path: entry for entry in catalogue.entries().values()} if every else {})).values())
+@app.command()
+def sweep(
+    claim: Annotated[str, typer.Argument(help="Id of a claim, a claim file, or a .toml file that says all of it.")],
+    over: Annotated[
+        list[str] | None, typer.Option("--over", help="alpha=1e-6:10:log:25, depth=2,3,4, b=0:1:lin:11; repeatable.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds per setting.")] = None,
+    setting: Annotated[str | None, typer.Option(help="The setting that is swept. Default: smoke.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="name=value: change a parameter; repeatable.")] = None,
+    control: Annotated[bool, typer.Option("--control", help="Sweep the negative control.")] = False,
+    base_seed: Annotated[int | None, typer.Option(help="Other data and starts.")] = None,
+    executor: Annotated[str, typer.Option(help="process, serial, ray, dask, slurm or local (submitit).")] = "process",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+    address: Annotated[str | None, typer.Option(help="Of a Ray or Dask cluster.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Of Slurm.")] = None,
+    max_jobs: Annotated[int | None, typer.Option(min=1, help="Blocks that are submitted at a time.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds per block of settings.")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="How often a block that does not come back is tried again.")] = 2,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute again what is in the store.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the store; what is always done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and end.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """A claim at every combination of some parameters' values. Exit code 0: all have a record; 1: some failed."""
+    if fresh and resume:
+        raise UsageError("--fresh computes everything again, and --resume nothing twice: give one of the two.")
+    from .run.pool import compute_environment
+
+    os.environ.update(compute_environment())  # before JAX is imported
+    from . import sweep_command
+
+    given = {"seeds": seeds, "setting": setting, "base_seed": base_seed, "control": control}
+    asked = sweep_command.asked_for(claim, over or [], set_ or [], given)
+    where = {"executor": executor, "workers": workers, "address": address, "partition": partition}
+    how = {"max_jobs": max_jobs, "timeout": timeout, "retries": retries, "fresh": fresh}
+    return sweep_command.sweep(asked, store, where | how, as_json=as_json, dry=dry_run)
 
 
-def _jobs(
-    entries: Sequence[catalogue.Entry],
-    setting: str,
-    seeds: int | None,
-    assignments: Sequence[str],
-    *,
-    control: bool,
-    base_seed: int,
-) -> list["Job"]:
-    """One job per claim; what is wrong with the setting or a parameter is said before anything runs."""
-    from .run.job import Job, double_precision, resolved
-    from .run.parameters import checked, parse
+@app.command()
+def status(store: StoreOption = None, as_json: JsonOption = False) -> int:
+    """How far every sweep of a store has come, and what failed. Exit code 1 if something did."""
+    from . import sweep_command
 
-    texts = parse(assignments) | ({} if seeds is None else {"seeds": str(seeds)})
-    setting, control = ("smoke", True) if setting == "control" else (setting, control)
-    jobs = []
-    for entry in entries:
-        if entry.settings and setting not in entry.settings:
-            known = ", ".join([*entry.settings, "control"])
-            raise UsageError(f"Unknown setting {setting!r} of {entry.id}; it has {known}.")
-        changes: dict[str, Any] = checked(texts, {}) if not assignments else {}
-        if assignments and not entry.problem:
-            with double_precision():
-                claim = entry.load()
-                resolved(Job(entry.path, setting, texts, base_seed, control), claim)
-                changes = checked(texts, claim.parameters())
-        jobs.append(Job(entry.path, setting, changes, base_seed, control))
-    return jobs
+    return sweep_command.status(store, as_json=as_json)
 
 
 @app.command()
 def check(file: Annotated[str, typer.Argument(help="A claim file, or the id of a claim.")]) -> int:
     """The contract of a claim file, from one smoke run and one control run. Exit code 1 if any check fails."""
-    from .run.sweep import compute_environment
+    from .run.pool import compute_environment
 
     os.environ.update(compute_environment())  # before JAX is imported
     import jax
@@ -308,7 +308,7 @@ def check(file: Annotated[str, typer.Argument(help="A claim file, or the id of a
     from .contract import check_claim
     from .run.job import double_precision
 
-    entry = _entry(file)
+    entry = entry_of(file)
     failed = 0
     with double_precision(), jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         for result in check_claim(entry):

@@ -5,6 +5,10 @@ class UsageError(ValueError):
     """A name, a parameter or a value that does not exist or does not fit; the message says which ones do."""
 
 
+class TooLarge(UsageError):
+    """A training that needs more memory than there is; the message says how much and what to make smaller."""
+
+
 class ClaimError(ValueError):
     """A claim file that is broken or incomplete; the message names the file and, where known, the line."""
 

@@ -100,13 +100,19 @@ class Run:
         own = reads(self.claim.data, self.parameters)
         self.datasets = [jax.tree.map(np.asarray, self.claim.data(key, **own)) for key in self.keys]
         self.traced, constant = traced_and_constant(self.claim, self.parameters)
-        self.program = program(self.claim.measured, tuple(sorted(constant.items())))
+        self.constant = tuple(sorted(constant.items()))
+        self.program = program(self.claim.measured, self.constant)
 
     def train(self, order: list[int] | None = None, *, groups: int = 1, kept: Kept | None = None) -> Measured:
         """Train all seeds, in the given order; leaves come back as NumPy arrays with the seeds first."""
         order = list(range(self.seeds)) if order is None else order
-        data, keys = [self.datasets[i] for i in order], [jr.fold_in(self.keys[i], 1) for i in order]
+        data, keys = [self.datasets[i] for i in order], [self.training_keys[i] for i in order]
         return train(self.program, data, keys, self.traced, groups=groups, kept=kept)
+
+    @property
+    def training_keys(self) -> list[PRNGKeyArray]:
+        """The key of each seed's training; that of its data is another one."""
+        return [jr.fold_in(key, 1) for key in self.keys]
 
     def predict(self) -> list[Prediction | None]:
         """Ask the oracle, seed by seed, on the host; it sees the data and never the run.

@@ -11,7 +11,7 @@ import psutil
 from jaxtyping import PyTree
 
 from .claim import Measured
-from .errors import UsageError
+from .errors import TooLarge
 
 
 @runtime_checkable
@@ -29,20 +29,25 @@ class Kept(Protocol):
 
 @dataclass
 class Program:
-    """A function of (data, keys, numbers) for all seeds at once, compiled at the first call with each shape."""
+    """A function of (data, keys, numbers) for all seeds at once, compiled at the first call with each shape.
+
+    The numbers are the same for every seed, or (`numbers_by_lane`) as many as there are keys.
+    """
 
     measured: Callable[..., Measured]
     constant: tuple[tuple[str, Any], ...]
+    numbers_by_lane: bool = False
     _compiled: dict[Any, jax.stages.Compiled] = field(default_factory=dict)
 
     def __call__(self, *arguments: PyTree) -> Measured:
-        """Run it; raises `UsageError` before it starts if it needs more memory than is free."""
+        """Run it; raises `TooLarge` before it starts if it needs more memory than is free."""
         leaves, structure = jax.tree.flatten(arguments)
         # Strictness is part of what is compiled: a program that was traced without it would pass unseen.
         strict = (jax.config.jax_numpy_rank_promotion, jax.config.jax_numpy_dtype_promotion)  # type: ignore[attr-defined]
         shape = (structure, tuple(map(jax.typeof, leaves)), strict)
         if shape not in self._compiled:
-            compiled = jax.jit(jax.vmap(self._train, in_axes=(0, 0, None))).lower(*arguments).compile()
+            lanes = jax.vmap(self._train, in_axes=(0, 0, 0 if self.numbers_by_lane else None))
+            compiled = jax.jit(lanes).lower(*arguments).compile()
             _require_memory(compiled, seeds=len(arguments[1]))
             self._compiled[shape] = compiled
         return self._compiled[shape](*arguments)
@@ -52,9 +57,11 @@ class Program:
 
 
 @lru_cache(maxsize=16)
-def program(measured: Callable[..., Measured], constant: tuple[tuple[str, Any], ...]) -> Program:
+def program(
+    measured: Callable[..., Measured], constant: tuple[tuple[str, Any], ...], *, numbers_by_lane: bool = False
+) -> Program:
     """The program of a claim's training: shared by settings that differ in data and numbers alone."""
-    return Program(measured, constant)
+    return Program(measured, constant, numbers_by_lane)
 
 
 def _require_memory(compiled: jax.stages.Compiled, *, seeds: int) -> None:
@@ -64,7 +71,7 @@ def _require_memory(compiled: jax.stages.Compiled, *, seeds: int) -> None:
     needed = sizes.temp_size_in_bytes + sizes.argument_size_in_bytes + sizes.output_size_in_bytes
     free = psutil.virtual_memory().available
     if needed > free:
-        raise UsageError(
+        raise TooLarge(
             f"Training {seeds} seeds at once needs about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are "
             "free. Nothing was run. Try fewer seeds (`--seeds`), a smaller size, or fewer recorded points."
         )
@@ -101,3 +108,27 @@ def train(
         done.append(known)
     joined = [np.concatenate(leaf)[: len(data)] for leaf in zip(*done, strict=True)]
     return jax.tree.unflatten(structure, joined)
+
+
+def train_settings(
+    program: Program,
+    data: Sequence[Sequence[PyTree]],
+    keys: Sequence[Sequence[Any]],
+    numbers: Sequence[dict[str, Any]],
+    *,
+    size: int,
+) -> list[Measured]:
+    """All seeds of several settings that differ in data and numbers alone, by one program with numbers by lane.
+
+    There are always as many lanes as `size` settings have (the last one is copied), so that a setting's bits do not
+    depend on how many others are left to be computed. Returns what `train` returns, setting by setting.
+    """
+    filled = [min(i, len(data) - 1) for i in range(size)]
+    lanes = [(i, seed) for i in filled for seed in range(len(keys[i]))]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *[data[i][seed] for i, seed in lanes])
+    traced = {name: np.array([numbers[i][name] for i, _ in lanes]) for name in numbers[0]}
+    ended = program(stacked, jax.numpy.stack([keys[i][seed] for i, seed in lanes]), traced)
+    leaves, structure = jax.tree.flatten(ended)
+    seeds = len(keys[0])
+    ours = [np.asarray(leaf).reshape(size, seeds, *np.shape(leaf)[1:]) for leaf in leaves]
+    return [jax.tree.unflatten(structure, [leaf[i] for leaf in ours]) for i in range(len(data))]

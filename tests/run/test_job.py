@@ -167,7 +167,7 @@ def test_a_worker_that_dies_costs_its_job_and_no_other(tmp_path: Path) -> None:
 def test_a_claim_that_hangs_is_ended_and_the_others_go_on(tmp_path: Path) -> None:
     hangs = _claim(tmp_path, "hangs", "import time; time.sleep(600)")
     jobs = [Job(hangs), Job(KNOWN_FALSE)]
-    done = {f.job.claim: f for f in run_all(jobs, Store(tmp_path / "store"), workers=1, timeout=12.0)}
+    done = {f.job.claim: f for f in run_all(jobs, Store(tmp_path / "store"), workers=1, timeout=30.0)}
     assert "had not finished in its time" in str(done["hangs"].error)
     assert isinstance(done["known-false"].record, Record)
 

@@ -25,6 +25,7 @@ from .store import Store, sha256
 
 if TYPE_CHECKING:
     from ..claim import Claim, Evidence
+    from ..evidence import Timing
 
 PACKAGE = Path(__file__).parent.parent
 # What a process that is killed loses at most, about.
@@ -103,6 +104,12 @@ def package_sha256() -> str:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a claim file."""
+    status = path.stat()
+    return _file_sha256(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=512)
+def _file_sha256(path: Path, *_stamp: int) -> str:
     return sha256(path.read_bytes())
 
 
@@ -135,14 +142,14 @@ def run_job(job: Job, store: Store | None = None, *, fresh: bool = False) -> Rec
     kept = Checkpoint(store, job.address) if store else None
     if kept and fresh:
         kept.remove()
-    with double_precision(), _one_report():
+    with double_precision(), one_report():
         claim = entry.load()
         try:
             record = _compute(job, claim, kept)
         except (UsageError, StoreError):
             raise
         except Exception as error:
-            raise _explained(job, error) from error
+            raise explained(job, error) from error
     if store is None or kept is None:
         return record
     stored = store.put(record, replace=fresh)
@@ -156,7 +163,8 @@ def resolved(job: Job, claim: "Claim") -> dict[str, Any]:
     return claim.setting(job.setting, dict(claim.control) | changes if job.control else changes)
 
 
-def _explained(job: Job, error: Exception) -> Exception:
+def explained(job: Job, error: Exception) -> Exception:
+    """An error of a job as one that a person at the keyboard can mend, with the line of the claim file."""
     where = catalogue.where(job.path, error)
     refused = _refused_inside(error)
     what = refused or f"{type(error).__name__}: {str(error) or 'no message'}"
@@ -177,7 +185,7 @@ def _refused_inside(error: Exception) -> str:
 
 
 @contextmanager
-def _one_report() -> Iterator[None]:
+def one_report() -> Iterator[None]:
     """JAX logs the traceback of an error that compiled code raises before raising it; the error itself is enough."""
     logger = logging.getLogger("jax._src.callback")
     before, logger.disabled = logger.disabled, True
@@ -188,10 +196,7 @@ def _one_report() -> Iterator[None]:
 
 
 def _compute(job: Job, claim: "Claim", kept: Checkpoint | None) -> Record:
-    import jax
-
     from ..evidence import collect, timed
-    from ..judging import judge
 
     parameters = resolved(job, claim)
     with timed() as clock:
@@ -203,7 +208,16 @@ def _compute(job: Job, claim: "Claim", kept: Checkpoint | None) -> Record:
             groups=job.groups(parameters["seeds"]),
             kept=kept,
         )
-        verdict = judge(claim, evidence)
+    return record_of(job, claim, parameters, evidence, clock)
+
+
+def record_of(job: Job, claim: "Claim", parameters: Mapping[str, Any], evidence: "Evidence", clock: "Timing") -> Record:
+    """Judge the evidence of a job, and put down all that is needed to run it again."""
+    import jax
+
+    from ..judging import judge
+
+    verdict = judge(claim, evidence)
     entry = catalogue.read(job.path)
     arrays = arrays_of(evidence, gaps_of(claim, evidence))
     return Record(

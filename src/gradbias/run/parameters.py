@@ -14,13 +14,13 @@ from ..errors import UsageError
 STEP_SIZES = ("rate", "eta")
 
 
-def parse(assignments: Sequence[str]) -> dict[str, str]:
+def parse(assignments: Sequence[str], *, option: str = "--set") -> dict[str, str]:
     """Split `name=value` texts; the values stay text until `checked` knows their types."""
     found: dict[str, str] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals or not name.strip().isidentifier():
-            raise UsageError(f"--set takes name=value; got {assignment!r}. For example: --set n=200.")
+            raise UsageError(f"{option} takes name=value; got {assignment!r}. For example: {option} n=200.")
         found[name.strip()] = value.strip()
     return found
 

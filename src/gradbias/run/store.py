@@ -56,6 +56,9 @@ class Store:
         """The folder, or the URL of a bucket."""
         return self.place.path if isinstance(self.place, Folder) else str(self.place)
 
+    def __reduce__(self) -> "tuple[type[Store], tuple[Path]]":
+        return Store, (self.folder,)  # a process that gets one warns for itself
+
     @property
     def records(self) -> Path:
         """The folder that holds the records of a store that is a folder."""
