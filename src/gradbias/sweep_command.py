@@ -263,7 +263,7 @@ def _summarize(done: Sequence[Finished], total: int, store: Store) -> None:
     pieces += [f"{failed} failed (`gradbias status` says why)" if failed else ""]
     put(": ".join([pieces[0], ", ".join(piece for piece in pieces[1:] if piece)]) + ".")
     if len(done) < total:
-        say(f"{total - len(done)} are left; the same command goes on from {store}.")
+        say(f"{total - len(done)} are left; the same command goes on from {store.place}.")
 
 
 def status(place: Any, *, as_json: bool) -> int:
@@ -275,7 +275,7 @@ def status(place: Any, *, as_json: bool) -> int:
             print(json.dumps(_as_dict(each), ensure_ascii=False))
         return int(any(each.failures for each in found))
     if not found:
-        put(f"There is no sweep in {escape(str(store))}. Start one with `gradbias sweep`.")
+        put(f"There is no sweep in {escape(str(store.place))}. Start one with `gradbias sweep`.")
         return 0
     rows = table("sweep", "claim", "over", "done", "running", "failed", "left", "settings a second", "time left")
     for each in found:

@@ -159,7 +159,7 @@ def command(job: Job, store: Store) -> str:
     words += ["--seeds", str(job.changes["seeds"])] if "seeds" in job.changes else []
     words += [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
     words += ["--base-seed", str(job.base_seed)] if job.base_seed else []
-    return shlex.join([*words, "--store", str(store)])
+    return shlex.join([*words, "--store", str(store.place)])
 
 
 def _failure(told: Mapping[str, str]) -> Failure:

@@ -47,7 +47,7 @@ class Sweep:
         self.plan: Plan = plan(grid.jobs, self._stored)
         self._own = WorkerPool(workers) if executor is None else None
         self._executor: Submits = executor if self._own is None else self._own
-        self._window: int = window or getattr(self._executor, "workers", 1000)
+        self._window = window or int(getattr(self._executor, "workers", 1000))
         self._retries, self._timeout = retries, timeout
         self.ledger = Ledger(store, grid.name, len(grid.jobs))
         self.stopping = False
@@ -204,7 +204,7 @@ def _dataset(asked: Grid, finished: Sequence[Finished | None]) -> "xarray.Datase
             continue
         record = each.record
         if record is None:
-            raise ClaimError(f"The record of {each.job} has gone from the store {each.store}; sweep again.")
+            raise ClaimError(f"The record of {each.job} has gone from the store {each.store.place}; sweep again.")
         outcomes[i], spent[i] = record.outcome, record.seconds
         for name, values in _per_seed(record.arrays).items():
             columns.setdefault(name, np.full((len(finished), seeds), np.nan))[i] = values

@@ -56,8 +56,8 @@ class Store:
         """The folder, or the URL of a bucket."""
         return self.place.path if isinstance(self.place, Folder) else str(self.place)
 
-    def __reduce__(self) -> "tuple[type[Store], tuple[Path]]":
-        return Store, (self.folder,)  # a process that gets one warns for itself
+    def __reduce__(self) -> "tuple[type[Store], tuple[Place]]":
+        return Store, (self.place,)  # a process that gets one warns for itself
 
     @property
     def records(self) -> Path:
