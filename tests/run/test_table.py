@@ -85,10 +85,14 @@ def test_only_what_is_new_or_changed_is_read_and_what_has_gone_is_dropped(store:
     reads.clear()
     assert len(rows(store)) == 3
     assert reads == []
-    store.put(record("a", claim="a", gap=0.75), replace=True)  # as long as it was
+    store.put(record("c", claim="c", gap=0.75), replace=True)  # as long as it was, and nothing else is new
+    assert by_claim(store, "gap") == {"a": 0.25, "b": 0.25, "c": 0.75}
+    assert reads == [put["c"]]
+    reads.clear()
+    store.put(record("a", claim="a", gap=0.75), replace=True)
     new = store.put(record("d", claim="d")).address
     store.place.remove(f"records/{put['b']}")
-    assert by_claim(store, "gap") == {"a": 0.75, "c": 0.25, "d": 0.25}
+    assert by_claim(store, "gap") == {"a": 0.75, "c": 0.75, "d": 0.25}
     assert sorted(reads) == sorted([put["a"], new])
     assert "b" not in columns(store)
 
