@@ -135,7 +135,7 @@ def test_a_long_result_says_that_it_is_longer(call: Call) -> None:
         ("select * from read_csv('/etc/passwd')", "Permission Error"),
         ("select * from read_text('https://example.org')", "Permission Error"),
         ("select * from '/etc/passwd'", "does not exist"),
-        ("select * from sql", "does not exist"),
+        ("select * from found", "does not exist"),
         ("select 'a'::int from records", "Could not convert"),
         ("select * from records where alpha = ?", "parameter"),
     ],
