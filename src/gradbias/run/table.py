@@ -114,9 +114,9 @@ def _synced(store: Store, name: str, fields: Mapping[str, type], read: Reader) -
     added = list(_tables(read(store, new), stamps, schema))
     if kept is not None and not added and len(old) == len(seen["address"]):
         return _dataset(kept)  # what is new cannot be read
-    whole = pa.concat_tables([old, *added])
+    whole, ordered = pa.concat_tables([old, *added]), not len(old)
     del old, added  # half of the memory that this takes
-    kept = _parquet(whole)
+    kept = _parquet(whole, ordered=ordered)
     _keep(path, kept)
     return _dataset(kept)
 
@@ -223,7 +223,7 @@ _CONVERTED: dict[type, Callable[[Any], Any]] = {
 }
 
 
-def _parquet(whole: "pa.Table") -> bytes:
+def _parquet(whole: "pa.Table", *, ordered: bool) -> bytes:
     """The table as a file, by address, with a column for every parameter."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -231,11 +231,13 @@ def _parquet(whole: "pa.Table") -> bytes:
 
     kinds = _parameter_kinds(whole) if "parameters" in whole.column_names else {}
     schema = pa.schema([*whole.schema, *(pa.field(column, kind) for column, kind in kinds.values())])
-    order = pc.sort_indices(whole["address"])
+    order = None if ordered else pc.sort_indices(whole["address"])
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, schema, compression="zstd") as file:
         for start in range(0, whole.num_rows, _ROWS):
-            part = whole.take(order.slice(start, _ROWS)).combine_chunks()  # in order without a second whole table
+            # Piece by piece, which needs no second table; what was read just now is in order already.
+            part = whole.take(order.slice(start, _ROWS)) if order is not None else whole.slice(start, _ROWS)
+            part = part.combine_chunks()
             columns = _parameter_columns(part, kinds) if kinds else []
             file.write_table(pa.Table.from_arrays([*part.columns, *columns], schema=schema))
     return sink.getvalue().to_pybytes()
