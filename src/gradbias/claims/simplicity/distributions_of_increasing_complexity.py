@@ -108,7 +108,7 @@ CLAIM = gb.Claim(
     settings={
         "smoke": dict(n=1200, width=64, steps=900, early=0, seeds=6),
         "standard": dict(n=1200, width=64, steps=3000, early=0, seeds=10),
-        "real": dict(n=4000, width=64, steps=4200, early=6, inputs="mnist1d", seeds=5),
+        "real": dict(n=4000, width=64, steps=4200, early=6, inputs="mnist1d", seeds=12),
         "deep": dict(n=1200, width=256, steps=6000, early=0, seeds=10),
     },
     control=dict(clone="identical"),

@@ -106,7 +106,7 @@ CLAIM = gb.Claim(
     settings={
         "smoke": dict(n=600, width=24, blocks=12, steps=800, seeds=6),
         "standard": dict(n=1000, width=32, blocks=12, steps=1000, seeds=10),
-        "deep": dict(n=1000, width=48, blocks=24, steps=2000, seeds=10),
+        "deep": dict(n=1000, width=48, blocks=16, steps=4000, seeds=10),
     },
     control=dict(skip="in none"),
     control_reason="The skip connections of the first network are cut too: it is destroyed by one deletion.",
