@@ -20,7 +20,6 @@ from rich.table import Table
 
 from . import catalogue
 from .errors import ClaimError, NotApplicable, ProbeError, StoreError, UsageError
-from .run.chosen import chosen_claims, entry_of, jobs_of
 from .run.console import exit_code, progress_bar, put, say, summarize, table, tell
 
 if TYPE_CHECKING:
@@ -146,6 +145,7 @@ def show(
     claim: Annotated[str, typer.Argument(help="Id of a claim, or a claim file.")], store: StoreOption = None
 ) -> None:
     """What a claim says: statement, assumptions, source, settings, control, tolerance and why, last verdict."""
+    from .run.chosen import entry_of
     from .run.job import double_precision
     from .run.store import Store
 
@@ -215,6 +215,7 @@ def run(
 ) -> int:
     """Run claims and say what came out. Exit code 0: all as they stand; 1: some differ; 3: some could not be judged."""
     from .image_files import data_folder
+    from .run.chosen import chosen_claims, jobs_of
     from .run.store import Store
     from .run.sweep import run_all
 
@@ -306,6 +307,7 @@ def check(file: Annotated[str, typer.Argument(help="A claim file, or the id of a
     import jax
 
     from .contract import check_claim
+    from .run.chosen import entry_of
     from .run.job import double_precision
 
     entry = entry_of(file)

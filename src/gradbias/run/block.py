@@ -6,18 +6,15 @@ What ends the process, or needs more memory than there is, is the driver's to me
 
 import contextlib
 import faulthandler
-import functools
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import catalogue
 from ..errors import ClaimError, StoreError, TooLarge, UsageError
-from .job import Job, double_precision, explained, file_sha256, one_report, record_of, resolved, run_job
+from .job import Job, double_precision, explained, loaded, one_report, record_of, resolved, run_job
 from .pool import compute_environment
 from .store import Store
 
@@ -127,7 +124,7 @@ class _Together:
         ended: dict[int, Ended] = {}
         with double_precision(), one_report():
             try:
-                claim = _loaded(jobs[0].path, file_sha256(jobs[0].path))
+                claim = loaded(jobs[0].path)
             except Exception as error:
                 return [Ended(error=_told(job, error)) for job in jobs]
             ready: dict[Any, list[_Ready]] = {}
@@ -178,13 +175,6 @@ class _Together:
         record = record_of(ready.job, claim, ready.parameters, evidence, spent)
         stored = self.store.put(record, replace=self.fresh)
         return Ended(stored.address, stored.outcome)
-
-
-@functools.lru_cache(maxsize=8)
-def _loaded(path: Path, sha256: str) -> "Claim":
-    """The claim of a file, imported once per content: programs are kept by the functions that they are made of."""
-    del sha256
-    return catalogue.read(path).load()
 
 
 @contextlib.contextmanager

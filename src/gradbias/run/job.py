@@ -113,6 +113,16 @@ def _file_sha256(path: Path, *_stamp: int) -> str:
     return sha256(path.read_bytes())
 
 
+def loaded(path: Path) -> "Claim":
+    """The claim of a file, imported once per content: programs are kept by the functions that they are made of."""
+    return _loaded(path, file_sha256(path))
+
+
+@functools.lru_cache(maxsize=8)
+def _loaded(path: Path, _: str) -> "Claim":
+    return catalogue.read(path).load()
+
+
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python, gradbias and every package it requires (the metadata says which), and of jaxlib."""
@@ -138,12 +148,11 @@ def run_job(job: Job, store: Store | None = None, *, fresh: bool = False) -> Rec
     """
     if store and not fresh and (known := store.get(job.address)) is not None:
         return known
-    entry = catalogue.read(job.path)
     kept = Checkpoint(store, job.address) if store else None
     if kept and fresh:
         kept.remove()
     with double_precision(), one_report():
-        claim = entry.load()
+        claim = loaded(job.path)
         try:
             record = _compute(job, claim, kept)
         except (UsageError, StoreError):
