@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,27 @@ def test_dask_gives_the_same_bytes(serial: dict[str, bytes], tmp_path: Path) -> 
 def test_submitit_gives_the_same_bytes(serial: dict[str, bytes], tmp_path: Path) -> None:
     with executor("local", folder=tmp_path / "logs") as (found, _):
         assert swept(tmp_path / "store", OVER, found) == serial
+
+
+@THEIRS
+def test_a_sweep_into_a_bucket_gives_the_same_bytes(serial: dict[str, bytes], s3: str) -> None:
+    with gb.sweep(MEAN, OVER, seeds=4, store=s3, workers=1) as results:
+        assert results.failures() == []
+    records = list(Store(s3).scan())
+    assert {f"{r.address} {name}": a.tobytes() for r in records for name, a in r.arrays.items()} == serial
+    (status,) = statuses(Store(s3))
+    assert (status.done, status.left, status.drivers) == (6, 0, 0)
+
+
+def test_two_drivers_of_one_sweep_leave_every_record_once(serial: dict[str, bytes], tmp_path: Path) -> None:
+    over = ["--over", "spread=0.5,1,2", "--over", "n=5,6", "--seeds", "4"]
+    command = [sys.executable, "-m", "gradbias", "sweep", str(MEAN), *over, "--workers", "1", "--store", str(tmp_path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [driver.communicate(timeout=240) for driver in both]
+    assert [driver.returncode for driver in both] == [0, 0], told
+    records = list(Store(tmp_path).scan())
+    assert len(records) == 6
+    assert {f"{r.address} {name}": a.tobytes() for r in records for name, a in r.arrays.items()} == serial
 
 
 def test_an_executor_that_does_not_exist_is_refused_with_those_that_do() -> None:
