@@ -14,6 +14,7 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import ClaimError, UsageError
@@ -119,26 +120,30 @@ def _literal(node: ast.expr) -> Any:
         return None
 
 
-def _import_claim(entry: Entry) -> "Claim":
-    from .claim import Claim
-
+def import_file(path: Path) -> ModuleType:
+    """Import a Python file; `ClaimError` names the file and line of what is wrong."""
     try:
-        if entry.path.is_relative_to(FOLDER):
-            module = importlib.import_module(f"gradbias.claims.{entry.family}.{entry.path.stem}")
-        else:
-            spec = importlib.util.spec_from_file_location(f"gradbias_claim_{entry.path.stem}", entry.path)
-            if spec is None or spec.loader is None:
-                raise ClaimError(f"{entry.path}: not a Python file.")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module
-            spec.loader.exec_module(module)
+        if path.is_relative_to(FOLDER):
+            return importlib.import_module(f"gradbias.claims.{path.parent.name}.{path.stem}")
+        spec = importlib.util.spec_from_file_location(f"gradbias_claim_{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise ClaimError(f"{path}: not a Python file.")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
     except ClaimError:
         raise
     except Exception as error:
         raise ClaimError(
-            f"{where(entry.path, error)}: the file cannot be imported: {type(error).__name__}: {error}"
+            f"{where(path, error)}: the file cannot be imported: {type(error).__name__}: {error}"
         ) from error
-    claim = getattr(module, "CLAIM", None)
+    return module
+
+
+def _import_claim(entry: Entry) -> "Claim":
+    from .claim import Claim
+
+    claim = getattr(import_file(entry.path), "CLAIM", None)
     if not isinstance(claim, Claim):
         raise ClaimError(f"{entry.path}:1: `CLAIM` must be a gradbias.Claim; got {type(claim).__name__}.")
     return claim

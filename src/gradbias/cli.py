@@ -253,7 +253,7 @@ def run(
 
 @app.command()
 def sweep(
-    claim: Annotated[str, typer.Argument(help="Id of a claim, a claim file, or a .toml file that says all of it.")],
+    claim: Annotated[str, typer.Argument(help="Id of a claim, a claim file, file.py:function, or a .toml file.")],
     over: Annotated[
         list[str] | None, typer.Option("--over", help="alpha=1e-6:10:log:25, depth=2,3,4, b=0:1:lin:11; repeatable.")
     ] = None,

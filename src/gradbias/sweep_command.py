@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from .errors import UsageError
 from .run import executors
-from .run.chosen import entry_of
+from .run.chosen import file_of
 from .run.console import STYLES, put, say, table
 from .run.ledger import Status, command, statuses
 from .run.parameters import parse
@@ -205,9 +205,11 @@ def _bar(total: int, *, shown: bool) -> Iterator[tuple[Callable[[], None], bool]
 def sweep(asked: Asked, place: Any, options: Mapping[str, Any], *, as_json: bool, dry: bool) -> int:
     """Plan a sweep, say so, and run it. Exit code 0: every setting has a record; 1: some failed; 130: stopped."""
     store = Store(place)
+    path, function = file_of(asked.claim)
     wanted = grid(
-        entry_of(asked.claim).path,
+        path,
         asked.over,
+        function=function,
         setting=asked.setting,
         seeds=asked.seeds,
         changes=asked.changes,

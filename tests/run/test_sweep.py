@@ -316,3 +316,64 @@ def test_jobs_longer_than_a_minute_keep_their_own_checkpoints() -> None:
     path = gb.find("grokking-modular-addition").path
     made = plan([Job(path, "standard", {"seeds": 10}), Job(path, "standard", {"seeds": 10}, base_seed=1)], set())
     assert [block.size for block in made.blocks] == [1, 1]
+
+
+EXPERIMENT = """
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+
+def decay(key, *, rate: float, steps: int = 10):
+    \"""How far a random start comes in some steps.\"""
+    start = jr.normal(key, ())
+    end = jax.lax.fori_loop(0, steps, lambda _, w: w - rate * w, start)
+    return {"gap": jnp.abs(end), "ratio": end / start}
+
+
+def misshapen(key, rate):
+    return rate
+"""
+
+
+def test_a_function_is_swept_and_its_arrays_are_the_variables(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(EXPERIMENT)
+    over = {"rate": np.array([0.1, 0.5]), "steps": [1, 2, 3]}
+    with gb.sweep(f"{file}:decay", over, seeds=5, store=tmp_path / "store", workers=1) as results:
+        assert results.failures() == []
+        data = results.to_xarray()
+    assert results.plan.compilations == 3
+    assert data.gap.dims == ("rate", "steps", "seed")
+    exact = (1.0 - data.rate) ** data.steps
+    np.testing.assert_allclose(
+        data.ratio.transpose("rate", "steps", "seed"), exact.expand_dims(seed=5, axis=2), rtol=1e-14
+    )
+    assert set(data.data_vars) == {"gap", "ratio", "converged", "outcome", "seconds"}
+    assert (data.outcome == "invalid").all()  # nothing is predicted, so nothing is judged
+    assert data.attrs["claim"] == "decay"
+
+
+def experiment(key: Any, *, rate: float) -> dict[str, Any]:
+    return {"gap": rate}
+
+
+def test_a_function_is_found_in_its_file_and_one_without_a_file_is_refused(tmp_path: Path) -> None:
+    made = gb.sweep(experiment, {"rate": [1.0]}, store=tmp_path)
+    assert (made.grid.path, made.grid.function) == (Path(__file__).resolve(), "experiment")
+    with pytest.raises(UsageError, match="top level"):
+        gb.sweep(lambda key, *, rate: rate, {"rate": [1.0]}, store=tmp_path)
+    space: dict[str, Any] = {}
+    exec("def nowhere(key, *, rate: float): return rate", space)
+    with pytest.raises(UsageError, match="in none"):
+        gb.sweep(space["nowhere"], {"rate": [1.0]}, store=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("misshapen", "keyword-only"), ("absent", "has no function"), ("jr", "has no function")]
+)
+def test_what_is_no_experiment_is_refused(name: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(EXPERIMENT)
+    with pytest.raises(UsageError, match=told):
+        gb.sweep(f"{file}:{name}", {"rate": [1.0]}, store=tmp_path / "store")

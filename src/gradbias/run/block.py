@@ -124,7 +124,7 @@ class _Together:
         ended: dict[int, Ended] = {}
         with double_precision(), one_report():
             try:
-                claim = loaded(jobs[0].path)
+                claim = loaded(jobs[0])
             except Exception as error:
                 return [Ended(error=_told(job, error)) for job in jobs]
             ready: dict[Any, list[_Ready]] = {}

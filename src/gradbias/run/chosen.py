@@ -20,6 +20,16 @@ def entry_of(name: str) -> catalogue.Entry:
     return catalogue.find(name)
 
 
+def file_of(name: str) -> tuple[Path, str]:
+    """The file of a claim, and the name of a function in it (`my.py:experiment`) or nothing."""
+    path, _, function = name.rpartition(".py:")
+    if path and function.isidentifier():
+        if not Path(f"{path}.py").is_file():
+            raise UsageError(f"There is no file {path}.py.")
+        return Path(f"{path}.py").resolve(), function
+    return entry_of(name).path, ""
+
+
 def chosen_claims(names: Sequence[str], *, every: bool) -> list[catalogue.Entry]:
     """The claims that are named, each once, or every claim of the atlas; raises `UsageError` if there are none."""
     if not names and not every:

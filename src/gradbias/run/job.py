@@ -41,11 +41,12 @@ class Job:
     changes: Mapping[str, Any] = field(default_factory=dict)
     base_seed: int = 0
     control: bool = False
+    function: str = ""  # of the file, where that is an experiment and no claim
 
     @property
     def claim(self) -> str:
-        """The claim's id."""
-        return self.path.stem.replace("_", "-")
+        """The claim's id, or the name of the experiment."""
+        return self.function or self.path.stem.replace("_", "-")
 
     @property
     def address(self) -> str:
@@ -64,6 +65,7 @@ class Job:
             "versions": versions(),
             "machine": platform.machine(),
             "x64": True,
+            **({"function": self.function} if self.function else {}),
         } | self.data_files
         return sha256(json.dumps(what, sort_keys=True).encode())
 
@@ -113,14 +115,21 @@ def _file_sha256(path: Path, *_stamp: int) -> str:
     return sha256(path.read_bytes())
 
 
-def loaded(path: Path) -> "Claim":
-    """The claim of a file, imported once per content: programs are kept by the functions that they are made of."""
-    return _loaded(path, file_sha256(path))
+def loaded(job: Job) -> "Claim":
+    """The claim of a job, imported once per content: programs are kept by the functions that they are made of."""
+    return _loaded(job.path, job.function, file_sha256(job.path))
 
 
 @functools.lru_cache(maxsize=8)
-def _loaded(path: Path, _: str) -> "Claim":
-    return catalogue.read(path).load()
+def _loaded(path: Path, function: str, _: str) -> "Claim":
+    if not function:
+        return catalogue.read(path).load()
+    from .experiment import claim_of
+
+    found = getattr(catalogue.import_file(path), function, None)
+    if not callable(found):
+        raise UsageError(f"{path} has no function {function!r}.")
+    return claim_of(found)
 
 
 @functools.cache
@@ -152,7 +161,7 @@ def run_job(job: Job, store: Store | None = None, *, fresh: bool = False) -> Rec
     if kept and fresh:
         kept.remove()
     with double_precision(), one_report():
-        claim = loaded(job.path)
+        claim = loaded(job)
         try:
             record = _compute(job, claim, kept)
         except (UsageError, StoreError):

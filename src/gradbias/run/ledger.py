@@ -154,6 +154,10 @@ def command(job: Job, store: Store) -> str:
     own = catalogue.find(job.claim).path == job.path if job.claim in catalogue.entries() else False
     values = {name: value for name, value in job.changes.items() if name != "seeds"}
     words = ["gradbias", "run", job.claim if own else str(job.path)]
+    if job.function:  # only sweeps know of experiments
+        words = ["gradbias", "sweep", f"{job.path}:{job.function}"]
+        words += [word for name, value in values.items() for word in ("--over", f"{name}={value!r}")]
+        values = {}
     words += ["--setting", job.setting] if job.setting != "smoke" else []
     words += ["--control"] if job.control else []
     words += ["--seeds", str(job.changes["seeds"])] if "seeds" in job.changes else []

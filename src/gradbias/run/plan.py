@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import catalogue
 from ..errors import UsageError
 from .block import Block
-from .job import CHECKPOINT_SECONDS, Job, double_precision, resolved
+from .job import CHECKPOINT_SECONDS, Job, double_precision, loaded, resolved
 from .parameters import checked
 from .store import sha256
 
@@ -33,6 +33,7 @@ class Grid:
     changes: tuple[tuple[str, Any], ...] = ()
     base_seed: int = 0
     control: bool = False
+    function: str = ""
 
     @cached_property
     def jobs(self) -> tuple[Job, ...]:
@@ -40,7 +41,14 @@ class Grid:
         points = itertools.product(*self.over.values())
         given = dict(self.changes)
         return tuple(
-            Job(self.path, self.setting, given | dict(zip(self.over, point, strict=True)), self.base_seed, self.control)
+            Job(
+                self.path,
+                self.setting,
+                given | dict(zip(self.over, point, strict=True)),
+                self.base_seed,
+                self.control,
+                self.function,
+            )
             for point in points
         )
 
@@ -59,6 +67,7 @@ def grid(
     changes: Mapping[str, Any] | None = None,
     base_seed: int = 0,
     control: bool = False,
+    function: str = "",
 ) -> Grid:
     """A grid whose values have the types that the claim gives its parameters.
 
@@ -66,7 +75,7 @@ def grid(
     with one value twice, and for one that is both swept and changed.
     """
     with double_precision():
-        claim = catalogue.read(path).load()
+        claim = loaded(Job(path, function=function))
     known = claim.parameters()
     given = dict(changes or {}) | ({} if seeds is None else {"seeds": seeds})
     values: dict[str, tuple[Any, ...]] = {}
@@ -81,7 +90,7 @@ def grid(
             raise UsageError(f"Parameter {name!r} has the value {twice[0]!r} twice.")
         values[name] = found
     changed = tuple(checked(given, known).items())
-    made = Grid(path, values, setting, changed, base_seed, control)
+    made = Grid(path, values, setting, changed, base_seed, control, function)
     resolved(made.jobs[0], claim)  # names and the setting are right for one job if they are for all
     return made
 
@@ -126,11 +135,9 @@ def plan(jobs: Sequence[Job], stored: "set[str]") -> Plan:
     many lanes as fit `LANES`, whatever is in the store: the bits of a record do not depend on what else is left.
     """
     groups: dict[Any, list[Job]] = {}
-    claims: dict[Path, Claim] = {}
     with double_precision():
         for job in jobs:
-            claim = claims.get(job.path) or claims.setdefault(job.path, catalogue.read(job.path).load())
-            groups.setdefault(_program(job, claim), []).append(job)
+            groups.setdefault(_program(job, loaded(job)), []).append(job)
         blocks: list[Block] = []
         largest, compilations = 0, 0
         for alike in groups.values():
@@ -139,7 +146,7 @@ def plan(jobs: Sequence[Job], stored: "set[str]") -> Plan:
                 continue
             size, compilations = _size(alike), compilations + 1
             blocks += [Block(tuple(left[i : i + size]), size) for i in range(0, len(left), size)]
-            largest = max(largest, size * _data_bytes(left[0], claims[left[0].path]))
+            largest = max(largest, size * _data_bytes(left[0], loaded(left[0])))
     blocks.sort(key=lambda block: -block.expected_seconds)
     return Plan(tuple(blocks), compilations, len(jobs) - sum(len(block.jobs) for block in blocks), largest)
 
@@ -166,7 +173,14 @@ def _program(job: Job, claim: "Claim") -> Any:
     parameters = resolved(job, claim)
     _, constant = traced_and_constant(claim, parameters)
     shapes = {name: v for name, v in reads(claim.data, parameters).items() if not isinstance(v, float)}
-    return job.path, job.control, job.base_seed, parameters["seeds"], repr(sorted((constant | shapes).items()))
+    return (
+        job.path,
+        job.function,
+        job.control,
+        job.base_seed,
+        parameters["seeds"],
+        repr(sorted((constant | shapes).items())),
+    )
 
 
 def _data_bytes(job: Job, claim: "Claim") -> int:

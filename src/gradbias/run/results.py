@@ -1,7 +1,7 @@
 """A sweep from Python: `with gradbias.sweep(...) as results`, and its numbers as an xarray of named dimensions."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import catalogue
 from ..errors import ClaimError, UsageError
-from .chosen import entry_of
+from .chosen import file_of
 from .ledger import Ledger
 from .plan import Grid, Plan, grid, plan, seeds_of
 from .pool import WorkerPool
@@ -138,7 +138,7 @@ class Sweep:
 
 
 def sweep(
-    experiment: "str | Path | Claim",
+    experiment: "str | Path | Claim | Callable[..., Any]",
     over: Mapping[str, Sequence[Any] | np.ndarray],
     *,
     seeds: int | None = None,
@@ -158,7 +158,9 @@ def sweep(
         with gb.sweep("diagonal-net-l1-l2", {"alpha": np.geomspace(1e-6, 10, 25)}, seeds=20) as results:
             results.to_xarray().gap.mean("seed").plot()
 
-    `experiment` is the id of a claim, a claim file, or the `CLAIM` of one. `executor` is anything with the `submit` of
+    `experiment` is the id of a claim, a claim file, the `CLAIM` of one, or a function `f(key, *, alpha: float, …)` of a
+    file, traced like `Claim.measured`, that returns arrays by name; these are then variables of `to_xarray()`, and
+    nothing is judged. `executor` is anything with the `submit` of
     `concurrent.futures` (Dask's `client.get_executor()`, submitit's `AutoExecutor`, `RayExecutor`); by default
     processes of this machine, one per core. Records are kept in the store (default: `GRADBIAS_STORE`, else
     `./gradbias-runs`); what is there is not computed again, unless `fresh`. `timeout` is in seconds per block of
@@ -168,9 +170,11 @@ def sweep(
     Raises `UsageError` for a claim, setting, parameter or value that does not exist or fit.
     """
     values = {name: list(np.asarray(v).tolist() if isinstance(v, np.ndarray) else v) for name, v in over.items()}
+    path, function = _file(experiment)
     asked = grid(
-        _path(experiment),
+        path,
         values,
+        function=function,
         setting=setting,
         seeds=seeds,
         changes=changes,
@@ -180,15 +184,22 @@ def sweep(
     return Sweep(asked, Store(store), executor, workers=workers, fresh=fresh, retries=retries, timeout=timeout)
 
 
-def _path(experiment: "str | Path | Claim") -> Path:
+def _file(experiment: "str | Path | Claim | Callable[..., Any]") -> tuple[Path, str]:
+    """The file that workers import, and the name of the function in it that is swept (empty: its claim)."""
     if isinstance(experiment, str | Path):
-        return entry_of(str(experiment)).path
-    source = inspect.getsourcefile(experiment.data)
-    path = Path(source or "").resolve()
-    with_claim = path.is_file() and not catalogue.read(path).problem
-    if not with_claim:
+        return file_of(str(experiment))
+    function: Any = experiment if inspect.isfunction(experiment) else getattr(experiment, "data", None)
+    path = Path(inspect.getsourcefile(function) or "").resolve() if inspect.isfunction(function) else Path()
+    if not path.is_file():
+        raise UsageError(f"Workers import what is swept from a file, and {experiment!r} is in none. Put it in one.")
+    if function is experiment:
+        name = str(function.__qualname__)
+        if not name.isidentifier():
+            raise UsageError(f"{name} cannot be imported: define it at the top level of {path}.")
+        return path, name
+    if catalogue.read(path).problem:
         raise UsageError(f"The claim must be the CLAIM of a file, which workers import; {path} defines none.")
-    return path
+    return path, ""
 
 
 def _dataset(asked: Grid, finished: Sequence[Finished | None]) -> "xarray.Dataset":
@@ -221,6 +232,9 @@ def _per_seed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     gaps = {name.removeprefix("gap/"): _largest(v) for name, v in arrays.items() if name.startswith("gap/")}
     errors = {name.removeprefix("error/"): v for name, v in arrays.items() if name.startswith("error/")}
     found = {"converged": arrays["converged"].astype(float)}
+    if not any(name.startswith("predicted/") and np.isfinite(v).any() for name, v in arrays.items()):  # an experiment
+        own = {name.removeprefix("measured/"): v for name, v in arrays.items() if name.startswith("measured/")}
+        return found | {name: v.reshape(-1).astype(float) for name, v in own.items() if v.size == len(v)}
     if gaps:
         found |= {"gap": np.max(list(gaps.values()), axis=0), "error": np.max(list(errors.values()), axis=0)}
     found |= {f"gap_{part}": values for part, values in gaps.items()}
