@@ -192,8 +192,8 @@ def _file(experiment: "str | Path | Claim | Callable[..., Any]") -> tuple[Path, 
     path = Path(inspect.getsourcefile(function) or "").resolve() if inspect.isfunction(function) else Path()
     if not path.is_file():
         raise UsageError(f"Workers import what is swept from a file, and {experiment!r} is in none. Put it in one.")
-    if function is experiment:
-        name = str(function.__qualname__)
+    if inspect.isfunction(experiment):
+        name = str(experiment.__qualname__)
         if not name.isidentifier():
             raise UsageError(f"{name} cannot be imported: define it at the top level of {path}.")
         return path, name

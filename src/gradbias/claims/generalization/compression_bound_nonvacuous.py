@@ -141,7 +141,7 @@ CLAIM = gb.Claim(
     settings={
         "smoke": dict(n=1400, width=32, k=(40, 80), steps=300, batch=64, size=3.0, seeds=3),
         "standard": dict(n=1400, width=64, k=(40, 80, 160), steps=1000, batch=128, size=3.0, seeds=10),
-        "real": dict(source="breast_cancer", n=400, width=64, k=(10, 20, 40), steps=1000, batch=128, size=3.0, seeds=5),
+        "real": dict(source="breast_cancer", n=300, width=64, k=(10, 20, 40), steps=1000, batch=128, size=3.0, seeds=5),
         "deep": dict(n=1400, width=128, k=(40, 80, 120, 160), steps=4000, batch=128, size=3.0, seeds=10),
     },
     control=dict(labels="random"),
