@@ -154,5 +154,5 @@ CLAIM = gb.Claim(
         log_x=True,
         log_y=False,
     ),
-    seconds=dict(smoke=6, standard=60, real=60, deep=300),
+    seconds=dict(smoke=6, standard=16, real=4, deep=300),
 )

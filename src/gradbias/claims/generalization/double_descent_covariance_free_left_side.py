@@ -100,5 +100,5 @@ CLAIM = gb.Claim(
         log_y=True,
         mark=("d = n", 1.0),
     ),
-    seconds=dict(smoke=5, standard=20, deep=120),
+    seconds=dict(smoke=3, standard=4, deep=120),
 )

@@ -113,5 +113,5 @@ CLAIM = gb.Claim(
         y_title="excess risk (test risk on real data)",
         log_x=True,
     ),
-    seconds=dict(smoke=4, standard=10, deep=40, real=4),
+    seconds=dict(smoke=4, standard=4, deep=40, real=4),
 )

@@ -116,5 +116,5 @@ CLAIM = gb.Claim(
         titles=("features N", "examples n", "log₁₀ test error", "test error (mean square)"),
         diagonal="threshold N = n",
     ),
-    seconds=dict(smoke=6, standard=40, real=40, deep=200),
+    seconds=dict(smoke=6, standard=15, real=40, deep=200),
 )

@@ -113,5 +113,5 @@ CLAIM = gb.Claim(
         log_y=True,
         mark=("n = d", 1.0),
     ),
-    seconds=dict(smoke=5, standard=20, deep=100),
+    seconds=dict(smoke=5, standard=7, deep=100),
 )

@@ -120,5 +120,5 @@ CLAIM = gb.Claim(
         y_title="error rate",
         log_y=True,
     ),
-    seconds=dict(smoke=4, standard=40, deep=90),
+    seconds=dict(smoke=7, standard=6, deep=90),
 )

@@ -100,5 +100,5 @@ CLAIM = gb.Claim(
         log_y=True,
         mark=("d = n", 1.0),
     ),
-    seconds=dict(smoke=5, standard=30, deep=150),
+    seconds=dict(smoke=5, standard=8, deep=150),
 )

@@ -94,5 +94,5 @@ CLAIM = gb.Claim(
         y_title="mean squared error",
         log_y=True,
     ),
-    seconds=dict(smoke=2, standard=3, deep=10),
+    seconds=dict(smoke=4, standard=3, deep=10),
 )

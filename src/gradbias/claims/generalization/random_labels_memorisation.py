@@ -116,5 +116,5 @@ CLAIM = gb.Claim(
     control=dict(width=6, steps=10000),
     control_reason="Six units per layer: true labels are still fit, random ones are not; it is a matter of size.",
     figure=gb.figures.curves("steps", "wrong", labels=TASKS, y_title="share that is wrong", log_x=True, log_y=False),
-    seconds=dict(smoke=5, standard=60, real=100, deep=400),
+    seconds=dict(smoke=5, standard=27, real=100, deep=400),
 )

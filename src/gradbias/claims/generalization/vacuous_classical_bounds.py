@@ -162,5 +162,5 @@ CLAIM = gb.Claim(
         level=1.0,
         level_title="vacuous above",
     ),
-    seconds=dict(smoke=8, standard=80, real=60, deep=500),
+    seconds=dict(smoke=8, standard=8, real=7, deep=500),
 )

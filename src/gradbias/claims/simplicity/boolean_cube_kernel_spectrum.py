@@ -121,5 +121,5 @@ CLAIM = gb.Claim(
         **dict(part="shares", x="depth", labels=[f"degree {k}" for k in range(1, TOP + 1)]),
         **dict(x_title="hidden layers", y_title="share of variance, tangent kernel", log_x=True, log_y=True),
     ),
-    seconds=dict(smoke=6, standard=60, deep=300),
+    seconds=dict(smoke=3, standard=5, deep=300),
 )

@@ -141,5 +141,5 @@ CLAIM = gb.Claim(
         **dict(x="step", y="loss", labels=[f"η = {2 * c:g}/λ" for c in TRIED]),
         **dict(x_title="steps + 1", y_title="loss over its start", log_x=True),
     ),
-    seconds=dict(smoke=5, standard=40, deep=300, real=30),
+    seconds=dict(smoke=5, standard=40, deep=300, real=98),
 )

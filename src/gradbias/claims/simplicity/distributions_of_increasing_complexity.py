@@ -116,5 +116,5 @@ CLAIM = gb.Claim(
     figure=gb.figures.curves(
         "steps", "loss", labels=KINDS, x_title="steps", y_title="loss on real test images", log_x=True
     ),
-    seconds=dict(smoke=6, standard=60, real=60, deep=300),
+    seconds=dict(smoke=3, standard=5, real=10, deep=300),
 )

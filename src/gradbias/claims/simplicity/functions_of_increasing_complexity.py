@@ -115,5 +115,5 @@ CLAIM = gb.Claim(
         log_x=True,
         log_y=False,
     ),
-    seconds=dict(smoke=5, standard=60, deep=300),
+    seconds=dict(smoke=5, standard=10, deep=300),
 )

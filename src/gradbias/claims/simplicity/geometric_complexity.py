@@ -131,5 +131,5 @@ CLAIM = gb.Claim(
         *([f"{axis}, {name}" for name in LANES] for axis in ("error", "complexity")),
         **dict(labels=LANES, x_title="test error, at equal training loss", y_title="geometric complexity", log_y=True),
     ),
-    seconds=dict(smoke=8, standard=60, real=60, deep=400),
+    seconds=dict(smoke=8, standard=24, real=17, deep=400),
 )

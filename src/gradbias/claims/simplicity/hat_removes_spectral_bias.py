@@ -141,5 +141,5 @@ CLAIM = gb.Claim(
         [gb.figures.Panel(unit, f"residual at k, {unit}") for unit in ("hats", "ReLUs")],
         **dict(x_title="steps + 1", lines="frequency", line_title="k = ", log_x=True),
     ),
-    seconds=dict(smoke=4, standard=8, deep=40),
+    seconds=dict(smoke=2, standard=4, deep=40),
 )

@@ -122,5 +122,5 @@ CLAIM = gb.Claim(
         y_title="error of the nearest class centre",
         log_y=False,
     ),
-    seconds=dict(smoke=7, standard=30, deep=200),
+    seconds=dict(smoke=7, standard=15, deep=200),
 )

@@ -106,5 +106,5 @@ CLAIM = gb.Claim(
     figure=gb.figures.curves(
         "steps", ["NC1", "NC2 norms", "NC2 angles", "NC3"], y_title="distance from collapse", log_x=True
     ),
-    seconds=dict(smoke=5, standard=20, deep=90),
+    seconds=dict(smoke=5, standard=8, deep=90),
 )

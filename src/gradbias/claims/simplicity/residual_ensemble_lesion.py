@@ -113,5 +113,5 @@ CLAIM = gb.Claim(
     figure=gb.figures.curves(
         "deleted", ["residual", "plain"], x_title="blocks deleted", y_title="test error", log_y=False
     ),
-    seconds=dict(smoke=6, standard=60, deep=400),
+    seconds=dict(smoke=9, standard=18, deep=400),
 )

@@ -126,5 +126,5 @@ CLAIM = gb.Claim(
         labels=["rank of W_T − (1 − ηλ)^k W_{T−k}", "k B"],
         **dict(x_title="k, steps back", y_title="rank", lines=["bound"]),
     ),
-    seconds=dict(smoke=6, standard=60, real=60, deep=300),
+    seconds=dict(smoke=6, standard=16, real=7, deep=300),
 )

@@ -105,5 +105,5 @@ CLAIM = gb.Claim(
         y_title="residual at frequency k, relative to its start",
         log_x=True,
     ),
-    seconds=dict(smoke=6, standard=60, deep=500),
+    seconds=dict(smoke=2, standard=19, deep=500),
 )

@@ -115,5 +115,5 @@ CLAIM = gb.Claim(
     control=dict(group="everything else"),
     control_reason="Queries, keys, values, first ReLU layers, readout: rescaling any of them changes the output.",
     figure=gb.figures.panels("steps", PANELS, log_x=True),
-    seconds=dict(smoke=8, standard=90, deep=300),
+    seconds=dict(smoke=8, standard=41, deep=300),
 )
