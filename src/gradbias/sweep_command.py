@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import json
+import math
 import signal
 import sys
 import threading
@@ -218,7 +219,8 @@ def sweep(asked: Asked, place: Any, options: Mapping[str, Any], *, as_json: bool
     )
     own = {name: options[name] for name in ("fresh", "retries", "timeout")}
     where = {name: options[name] for name in ("workers", "address", "partition", "max_jobs")}
-    with executors.executor(options["executor"], **where, folder=Path("gradbias-runs") / "slurm") as (executor, window):
+    where |= {"minutes": math.ceil(options["timeout"] / 60)} if options["timeout"] else {}
+    with executors.executor(options["executor"], **where) as (executor, window):
         made = Sweep(wanted, store, executor, window=window, **own)
         shown = Shown(made, as_json)
         shown.plan()

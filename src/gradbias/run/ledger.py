@@ -56,6 +56,10 @@ class Ledger:
             "asked": _now(),
         }
         self._write(f"sweeps/{self.name}.json", asked)
+        for beat in self.store.place.names("running"):  # of drivers of this sweep that were killed
+            told = _read(self.store, beat)
+            if told and (said := json.loads(told))["sweep"] == self.name and time.time() - said["now"] > GONE_SECONDS:
+                self.store.place.remove(beat)
 
     def succeeded(self, address: str) -> None:
         """A record is in the store; what was said of its failures before is void."""
