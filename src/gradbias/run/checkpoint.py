@@ -5,6 +5,7 @@
 The address covers the code, the versions, the setting and the seed, so that nothing stale can be taken up.
 """
 
+import contextlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -43,9 +44,7 @@ class Checkpoint:
         """
         self.place.remove(self.prefix)
         if isinstance(self.place, Folder):
-            unfinished = self.place.path / "unfinished"
-            for other in unfinished.glob("*"):
-                if time.time() - other.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(other, ignore_errors=True)
-            if unfinished.is_dir() and not any(unfinished.iterdir()):
-                unfinished.rmdir()
+            for other in (self.place.path / "unfinished").glob("*"):
+                with contextlib.suppress(FileNotFoundError):  # another process ends its own just now
+                    if time.time() - other.stat().st_mtime > _ABANDONED_SECONDS:
+                        shutil.rmtree(other, ignore_errors=True)
