@@ -1,8 +1,9 @@
-"""A store of 100,000 records: `gradbias query` as a whole command, without and with its cache, and the listing.
+"""A store of 100,000 records: `gradbias query` and `status` as whole commands, and the listing.
 
 The records have the parameters that the catalogue's claims have. Making them is not timed.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -88,10 +89,23 @@ def fill(folder: Path, count: int) -> None:
         (place / "record.json").write_text(record.to_json(indent=2) + "\n", encoding="utf-8")
 
 
+def asked_for(store: Store) -> None:
+    """A sweep of which the whole store is the result."""
+    over = {"n": list(range(COUNT))}
+    asked = {
+        "claim": "min-norm-regression",
+        "over": over,
+        "addresses": sorted(store.addresses()),
+        "asked": "2026-01-01",
+    }
+    store.place.write("sweeps/all.json", json.dumps(asked).encode())
+
+
 def command(row: str, sql: str, env: dict[str, str]) -> dict[str, Any]:
-    """A query as a process: seconds from its start to its end, and the most memory that it had."""
+    """A query (or `status`) as a process: seconds from its start to its end, and the most memory that it had."""
+    asked = ["query", sql] if sql else ["status"]
     start = time.perf_counter()
-    process = subprocess.Popen(["gradbias", "query", sql, "--json"], stdout=subprocess.DEVNULL, env=env)
+    process = subprocess.Popen(["gradbias", *asked, "--json"], stdout=subprocess.DEVNULL, env=env)
     _, status, usage = os.wait4(process.pid, 0)
     taken = time.perf_counter() - start
     assert status == 0
@@ -119,6 +133,8 @@ def main() -> None:
         env = os.environ | {"GRADBIAS_STORE": str(folder), "XDG_CACHE_HOME": f"{name}/cache"}
         rows = [command("query, nothing kept", SQL["group by"], env)]
         rows += [command(f"query again, {row}", sql, env) for row, sql in SQL.items()]
+        asked_for(store)
+        rows += [command("status", "", env)]
         for record in records(1000):
             store.place.remove(f"records/{record.address}")
         rows += [command("query after 1,000 records have gone", SQL["group by"], env)]
