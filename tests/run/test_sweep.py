@@ -155,7 +155,7 @@ def test_a_setting_that_kills_its_process_fails_alone_with_its_cause(tmp_path: P
 def test_a_setting_that_never_ends_is_ended_and_fails_alone(tmp_path: Path) -> None:
     path = poisoned(tmp_path, "if spread == 2.0: import time; time.sleep(600)")
     over = {"spread": [1.0, 2.0]}
-    with gb.sweep(path, over, store=tmp_path / "store", workers=1, retries=0, timeout=25.0) as results:
+    with gb.sweep(path, over, store=tmp_path / "store", workers=1, retries=0, timeout=30.0) as results:
         (failed,) = results.failures()
     assert failed.job.changes == {"spread": 2.0}
     assert "had not finished in its time" in str(failed.error)
