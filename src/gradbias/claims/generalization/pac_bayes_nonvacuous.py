@@ -162,5 +162,5 @@ CLAIM = gb.Claim(
         level=0.5,
         level_title="guessing",
     ),
-    seconds=dict(smoke=15, standard=17, real=9, deep=500),
+    seconds=dict(smoke=6, standard=17, real=9, deep=450),
 )

@@ -146,5 +146,5 @@ CLAIM = gb.Claim(
         labels=["linear, at the start", "ReLU, at the start", "linear, trained", "theory for linear at the start"],
         **dict(x_title="depth", y_title="effective rank / width", log_x=True, log_y=True, lines=["theory"]),
     ),
-    seconds=dict(smoke=14, standard=10, deep=120),
+    seconds=dict(smoke=9, standard=10, deep=120),
 )
