@@ -114,7 +114,7 @@ CLAIM = gb.Claim(
         "deep": dict(n=1000, n_test=700, width=256, steps=3000, seeds=5),
     },
     control=dict(width=6, steps=4000),
-    control_reason="Six units per layer: true labels are fit but for a few, random ones are not; it is a matter of size.",
+    control_reason="Six units per layer: true labels are fit but for a few, random ones not: a matter of size.",
     figure=gb.figures.curves("steps", "wrong", labels=TASKS, y_title="share that is wrong", log_x=True, log_y=False),
     seconds=dict(smoke=5, standard=27, real=100, deep=400),
 )
