@@ -172,7 +172,7 @@ class _Together:
         with timed() as clock:
             evidence = assemble(claim, ready.run, measured, ready.run.predict(), control=ready.job.control)
         spent = _sum(ready.clock, training, clock)
-        record = record_of(ready.job, claim, ready.parameters, evidence, spent)
+        record = record_of(ready.job, claim, ready.parameters, evidence, clock=spent)
         stored = self.store.put(record, replace=self.fresh)
         return Ended(stored.address, stored.outcome)
 

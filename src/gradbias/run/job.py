@@ -226,10 +226,12 @@ def _compute(job: Job, claim: "Claim", kept: Checkpoint | None) -> Record:
             groups=job.groups(parameters["seeds"]),
             kept=kept,
         )
-    return record_of(job, claim, parameters, evidence, clock)
+    return record_of(job, claim, parameters, evidence, clock=clock)
 
 
-def record_of(job: Job, claim: "Claim", parameters: Mapping[str, Any], evidence: "Evidence", clock: "Timing") -> Record:
+def record_of(
+    job: Job, claim: "Claim", parameters: Mapping[str, Any], evidence: "Evidence", *, clock: "Timing"
+) -> Record:
     """Judge the evidence of a job, and put down all that is needed to run it again."""
     import jax
 
