@@ -121,7 +121,6 @@ class Shown:
 
     sweep: Sweep
     as_json: bool
-    dry: bool = False
 
     def plan(self) -> None:
         """The plan, before anything runs."""
@@ -137,14 +136,14 @@ class Shown:
         """Show events as they come; returns every setting that ended."""
         done: list[Finished] = []
         start = last = time.monotonic()
-        total = len(self.sweep.grid.jobs)
+        new, total = 0, len(self.sweep.grid.jobs)
         with _bar(total, shown=not self.as_json) as (advance, bar):
             for event in self.sweep.events():
                 if isinstance(event, Finished):
                     done.append(event)
+                    new += not event.reused
                     advance()
                 self._tell(event)
-                new = sum(not each.reused for each in done)
                 if not bar and not self.as_json and new and time.monotonic() - last > LINE_SECONDS:
                     last = time.monotonic()
                     say(_line(done, total, new / (last - start)))

@@ -33,7 +33,6 @@ class Ledger:
 
     store: Store
     name: str
-    total: int
     begun: float = field(default_factory=time.time)
     done: int = 0
     failed: set[str] = field(default_factory=set)
@@ -155,9 +154,9 @@ def statuses(store: Store) -> list[Status]:
 
 def command(job: Job, store: Store) -> str:
     """The command that runs a job alone."""
-    own = catalogue.find(job.claim).path == job.path if job.claim in catalogue.entries() else False
+    known = catalogue.entries().get(job.claim)
     values = {name: value for name, value in job.changes.items() if name != "seeds"}
-    words = ["gradbias", "run", job.claim if own else str(job.path)]
+    words = ["gradbias", "run", job.claim if known and known.path == job.path else str(job.path)]
     if job.function:  # only sweeps know of experiments
         words = ["gradbias", "sweep", f"{job.path}:{job.function}"]
         words += [word for name, value in values.items() for word in ("--over", f"{name}={value!r}")]

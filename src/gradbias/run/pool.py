@@ -49,8 +49,7 @@ class WorkerPool(concurrent.futures.Executor):
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or cores()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="gradbias-worker")
-        self._local = threading.local()
-        self._processes: dict[int, _Worker] = {}
+        self._processes: dict[int, _Worker] = {}  # by the thread that owns it
         self._lock = threading.Lock()
         self._closed = False
 
@@ -84,7 +83,6 @@ class WorkerPool(concurrent.futures.Executor):
             worker.pipe.send((fn, args, kwargs))
             result, error = worker.pipe.recv()
         except (EOFError, ConnectionError) as ended:
-            self._local.worker = None
             raise WorkerDied(f"the process died ({self._bury(worker)})") from ended
         if error is not None:
             raise error
@@ -92,8 +90,8 @@ class WorkerPool(concurrent.futures.Executor):
 
     def _worker(self) -> _Worker:
         """The process of this thread; started at its first task, and again after it has died."""
-        worker = getattr(self._local, "worker", None)
-        if worker is None or not worker.process.is_alive():
+        worker = self._processes.get(threading.get_ident())
+        if worker is None or worker.pipe.closed or not worker.process.is_alive():
             context = multiprocessing.get_context("spawn")
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs,), daemon=True)
@@ -103,7 +101,7 @@ class WorkerPool(concurrent.futures.Executor):
                 with _environment(compute_environment()):
                     process.start()
                 theirs.close()
-                worker = self._local.worker = self._processes[threading.get_ident()] = _Worker(process, ours)
+                worker = self._processes[threading.get_ident()] = _Worker(process, ours)
         return worker
 
     def _bury(self, worker: _Worker) -> str:

@@ -49,7 +49,7 @@ class Sweep:
         self._executor: Submits = executor if self._own is None else self._own
         self._window = window or int(getattr(self._executor, "workers", 1000))
         self._retries, self._timeout = retries, timeout
-        self.ledger = Ledger(store, grid.name, len(grid.jobs))
+        self.ledger = Ledger(store, grid.name)
         self.stopping = False
         self._finished: list[Finished] = []
         self._events: Iterator[Finished | Noted] | None = None
@@ -128,8 +128,8 @@ class Sweep:
 
         `gap` and `error` are the largest over all parts and components, `gap_<part>` the largest of each part,
         `measured_<part>` and `predicted_<part>` the values of parts that have one number per seed. `outcome` and
-        `seconds` are per setting. A setting that failed has NaN everywhere and
-        the outcome "failed"; `failures()` says why.
+        `seconds` are per setting. A setting that failed has NaN everywhere and the outcome "failed"; `failures()` says
+        why.
         """
         for _ in self.events():
             pass
