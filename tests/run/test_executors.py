@@ -1,10 +1,11 @@
 """The same sweep on Ray, Dask and submitit: equal bytes, and nothing lost when processes and nodes die."""
 
-import os
-import signal
+import contextlib
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +70,19 @@ def test_ray_gives_the_same_bytes_and_loses_nothing_when_a_worker_and_a_node_die
     slow.write_text(MEAN.read_text().replace("    if n < 1:", "    import time; time.sleep(0.2)\n    if n < 1:"))
     over = {"spread": [1.0, 2.0], "n": list(range(5, 15))}
     store = tmp_path / "store"
-    with gb.sweep(slow, over, seeds=3, executor=RayExecutor(), store=store, retries=5) as results:
+    with (
+        ThreadPoolExecutor() as pool,
+        gb.sweep(slow, over, seeds=3, executor=RayExecutor(), store=store, retries=5) as results,
+    ):
         ended = []
         for each in results:
             ended.append(each.address)
             if len(ended) == 4:
-                os.kill(_a_ray_worker(), signal.SIGKILL)
+                killed = pool.submit(_kill_a_ray_worker)
             if len(ended) == 8:
                 nodes.remove_node(second, allow_graceful=False)
         assert results.failures() == []
+        assert killed.result()
     assert len(ended) == len(set(ended)) == 20
     assert Store(store).addresses() == set(ended)
     assert [record.seeds for record in Store(store).scan()] == [3] * 20
@@ -85,10 +90,16 @@ def test_ray_gives_the_same_bytes_and_loses_nothing_when_a_worker_and_a_node_die
     assert (status.done, status.left, status.failures) == (20, 0, ())
 
 
-def _a_ray_worker() -> int:
-    """A process that computes for Ray; idle ones wait under the name `ray::IDLE`."""
-    named = [p for p in psutil.process_iter(["cmdline"]) if " ".join(p.info["cmdline"] or []).startswith("ray::_call")]
-    return named[0].pid
+def _kill_a_ray_worker() -> bool:
+    """Kill a process that computes for Ray, as soon as there is one: between two tasks they are named `ray::IDLE`."""
+    started = time.monotonic()
+    while time.monotonic() - started < 60:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if " ".join(process.cmdline()).startswith("ray::_call"):
+                    process.kill()
+                    return True
+    return False
 
 
 @THEIRS
