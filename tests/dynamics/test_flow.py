@@ -212,3 +212,33 @@ def test_a_flow_of_parameters_below_double_precision_is_refused_in_words():
     single = gb.Problem(base.predict, base.loss, *parts)
     with pytest.raises(ValueError, match=r"integrated in float64, its tolerances are below what float32 resolves"):
         gb.evolve(single, gb.GradientFlow(), until=gb.Until(1.0), key=KEY)
+
+
+def test_lanes_of_an_implicit_flow_take_the_steps_they_take_alone_and_no_more():
+    evaluations = []
+
+    def flow(curvature, end, scale):
+        def predict(theta, x):  # closes over a lane's own number
+            jax.debug.callback(lambda _: evaluations.append(1), theta)
+            return jnp.reshape(scale * jnp.dot(x, theta), (-1,))
+
+        x = jnp.diag(jnp.array([curvature, 1.0, 1e-3]))
+        problem = gb.Problem(predict, gb.losses.square, x, x @ jnp.array([1.0, 2.0, 3.0]), np.zeros(3))
+        made = gb.GradientFlow("time", "kvaerno5", rtol=1e-9)
+        done = gb.evolve(problem, made, until=gb.Until(end, max_steps=10_000), key=KEY)
+        return done.theta, done.step
+
+    def counted(call, *arguments):
+        evaluations.clear()
+        found = jax.block_until_ready(jax.jit(call)(*arguments))
+        jax.effects_barrier()
+        return found, len(evaluations)
+
+    curvatures, scales, end = jnp.array([1.0, 1e4]), jnp.array([0.5, 2.0, 3.0]), 5.0
+    lanes = jax.vmap(jax.vmap(flow, (None, None, 0)), (0, None, None))
+    (theta, step), together = counted(lanes, curvatures, end, scales)
+    alone = [[counted(flow, curvature, end, scale) for scale in scales] for curvature in curvatures]
+    np.testing.assert_array_equal(step, [[found[1] for found, _ in row] for row in alone])
+    assert len(np.unique(step)) > 2
+    np.testing.assert_allclose(theta, [[found[0] for found, _ in row] for row in alone], rtol=1e-14)
+    assert together == sum(count for row in alone for _, count in row)

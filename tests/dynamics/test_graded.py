@@ -144,3 +144,19 @@ def test_the_balanced_path_is_that_of_balanced_layers(depth):
     two = gb.evolve(other, BalancedFlow(depth, "tsit5"), until=until, record=record, key=KEY)
     np.testing.assert_allclose(two.recorded, one.recorded, atol=1e-6)
     np.testing.assert_allclose(two.theta.u.T @ two.theta.u, np.eye(3), atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["graded", "balanced"])
+def test_a_flow_rests_where_every_residual_is_exactly_zero(name):
+    index = np.array([[0, 0], [1, 2]])
+    if name == "graded":
+        start, predict, flow = graded(np.diag([2.0, 1.0, 0.5])), gram_entry, GradedFlow()
+        w = gram_product(start)
+    else:
+        start, predict = SingularFactor(jnp.eye(3), jnp.arange(3.0), jnp.eye(3)), gb.models.singular_entry
+        flow, w = BalancedFlow(2), gb.models.singular_product(start)
+    at_rest = problem(start, predict, index, np.asarray(w)[index[:, 0], index[:, 1]])
+    assert float(at_rest.risk(start)) == 0.0
+    done = gb.evolve(at_rest, flow, until=gb.Until(1e6, max_steps=1000), key=KEY)
+    assert done.converged, done.why()
+    np.testing.assert_array_equal(jax.tree.leaves(done.theta)[1], jax.tree.leaves(start)[1])

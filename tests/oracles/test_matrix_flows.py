@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from gradbias import data, oracles
+from gradbias.oracles import greedy
 
 RNG = np.random.default_rng(5)
 BASIS = np.linalg.qr(RNG.normal(size=(4, 4)))[0]
@@ -48,6 +49,20 @@ def test_every_stage_is_stationary_and_the_last_one_a_minimum(seed):
         assert np.linalg.matrix_rank(w, tol=1e-6) <= r + 1
         if r + 1 >= found.value["rank"]:
             assert np.linalg.eigvalsh(slope)[0] > -1e-6
+
+
+@pytest.mark.parametrize("draw", [12, 41, 103])
+def test_a_stage_that_drifts_slowly_is_followed_in_few_steps(draw, monkeypatch):
+    made = data.symmetric_completion(5, 2, 11, key=jr.key(draw))
+    slopes, spent = greedy._gradient, []
+
+    def counted(*arguments):
+        spent.append(1)
+        assert len(spent) < 100_000  # LSODA alone takes a step per unit of time, of which there are 1e8
+        return slopes(*arguments)
+
+    monkeypatch.setattr(greedy, "_gradient", counted)
+    assert oracles.greedy_low_rank(entries(made[1], 5), made[2]).certified
 
 
 def test_stages_scale_with_the_targets():

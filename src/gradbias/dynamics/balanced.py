@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..models.gram import EndToEnd, SingularFactor, singular_product
 from ..problem import Problem
 from .base import AbstractDynamics, require_choice
-from .flow import FlowState, Integrator, Method
+from .flow import FlowState, Integrator, Method, implicit, norm_with_slope
 
 
 class BalancedFlow(AbstractDynamics[FlowState]):
@@ -40,6 +40,11 @@ class BalancedFlow(AbstractDynamics[FlowState]):
                 f"depth must be at least 2 (with one layer there is nothing to balance); got {self.depth}."
             )
 
+    @property
+    def one_by_one(self) -> bool:
+        """Where the method is implicit."""
+        return implicit(self.method)
+
     def init(self, problem: Problem, theta: SingularFactor) -> FlowState:
         """The slope at the start, and time zero; raises where θ is no `SingularFactor`, or not float64."""
         if not isinstance(theta, SingularFactor) or theta.u.dtype != jnp.float64:
@@ -62,7 +67,7 @@ class BalancedFlow(AbstractDynamics[FlowState]):
         growth = -self.depth * jnp.exp((1.0 - 2.0 / self.depth) * rho) * jnp.diag(g)
         turn_u = f * (g * s[None, :] + s[:, None] * g.T)
         turn_v = f * (s[:, None] * g + g.T * s[None, :])
-        back = 0.5 * jnp.linalg.norm(g)
+        back = 0.5 * norm_with_slope(g)
         eye = jnp.eye(len(rho))
         moved = SingularFactor(-u @ (turn_u + back * (u.T @ u - eye)), growth, -v @ (turn_v + back * (v.T @ v - eye)))
         return ravel_pytree(moved)[0]

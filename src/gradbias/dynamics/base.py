@@ -40,6 +40,14 @@ class AbstractDynamics(eqx.Module, Generic[State]):
     time itself is kept as a logarithm, since in classification it passes any float.
     """
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether runs that are `vmap`ped are taken one after the other inside of the program.
+
+        Worth it where a step is costly and runs differ in the steps they need: together, all wait for the slowest.
+        """
+        return False
+
     @abc.abstractmethod
     def init(self, problem: Problem, theta: PyTree) -> State:
         """What must be carried between steps besides θ."""
@@ -229,7 +237,22 @@ def evolve(
         record = record._replace(at=jnp.asarray(record.at, dtype=float))
     # As arrays, step sizes, tolerances and horizons are arguments of the compiled program instead of parts of it.
     dynamics, until = jax.tree.map(lambda a: jnp.asarray(a) if isinstance(a, float | int) else a, (dynamics, until))
-    return _evolve(problem, dynamics, until, record, key)
+    run = _one_by_one if dynamics.one_by_one else _evolve
+    return run(problem, dynamics, until, record, key)
+
+
+def _one_by_one(*given: Any) -> Trajectory:
+    """`_evolve`, whose lanes a `vmap` does not step together."""
+    arrays, rest = eqx.partition(given, eqx.is_array)
+    # With what the functions among them close over as arguments: that may have lanes too.
+    run = eqx.filter_closure_convert(lambda arrays: _evolve(*eqx.combine(arrays, rest)), arrays)
+    enclosed, rest_of_run = eqx.partition(run, eqx.is_array)
+
+    @jax.custom_batching.sequential_vmap
+    def call(enclosed: PyTree, arrays: PyTree) -> Trajectory:
+        return eqx.combine(enclosed, rest_of_run)(arrays)
+
+    return call(enclosed, arrays)
 
 
 def _require_increasing(at: Any) -> None:

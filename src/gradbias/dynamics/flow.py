@@ -61,6 +61,16 @@ def tableau(method: Method) -> Tableau:
     return Tableau(a, diagonal, b, np.asarray(t.b_error, dtype=float), solvers[method]().order(None))
 
 
+def norm_with_slope(matrix: Float[Array, "m n"]) -> Float[Array, ""]:
+    """The Frobenius norm, with the derivative 0 at 0, where that of the norm is NaN: a gradient can be exactly 0."""
+    return jnp.sqrt(jnp.sum(jnp.square(matrix)) + jnp.finfo(matrix.dtype).tiny)
+
+
+def implicit(method: Method) -> bool:
+    """Whether a step inverts a matrix: costly, and stiff runs differ tenfold in how many they need."""
+    return bool(tableau(method).diagonal.any())
+
+
 class Step(NamedTuple):
     """A trial step: the end point, its error estimate, the slope there, and whether Newton's iteration converged."""
 
@@ -139,7 +149,7 @@ class Integrator(eqx.Module):
         t = tableau(self.method)
         left = limit - state.clock
         h = jnp.minimum(state.h, left)
-        if t.diagonal.any():
+        if implicit(self.method):
             trial = implicit_step(f, y, h, t, slope=state.slope, scale=self.atol + self.rtol * jnp.abs(y))
         else:
             trial = explicit_step(f, y, h, t)
@@ -211,6 +221,11 @@ class GradientFlow(AbstractDynamics[FlowState]):
             )
             slope = eqx.error_if(slope, jnp.all(slope == 0), message)
         return self._integrator().init(slope, log_speed)
+
+    @property
+    def one_by_one(self) -> bool:
+        """Where the method is implicit."""
+        return implicit(self.method)
 
     def _integrator(self) -> Integrator:
         return Integrator(self.method, self.rtol, self.atol, self.first_step)

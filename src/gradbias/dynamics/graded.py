@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..models.gram import EndToEnd, GradedFactor, gram_product
 from ..problem import Problem
 from .base import AbstractDynamics, require_choice
-from .flow import FlowState, Integrator, Method
+from .flow import FlowState, Integrator, Method, implicit, norm_with_slope
 from .limits import SAFETY, residuals
 
 # A singular value of U below e^-QUIET moves W by less than e^-2·QUIET: until then its growth rate hardly changes.
@@ -47,6 +47,11 @@ class GradedFlow(AbstractDynamics[FlowState]):
 
     def __check_init__(self) -> None:
         require_choice("method", self.method, Method)
+
+    @property
+    def one_by_one(self) -> bool:
+        """Where the method is implicit."""
+        return implicit(self.method)
 
     def init(self, problem: Problem, theta: GradedFactor) -> FlowState:
         """The slope at the start, and time zero; raises where θ is no `GradedFactor`, or not float64."""
@@ -100,7 +105,7 @@ def _slope(problem: Problem, theta: GradedFactor) -> Float[Array, " p"]:
     a = q.T @ n @ q
     off = q.T @ q - jnp.eye(len(rho))
     turned = off @ _upper(2.0 * a)
-    t = _upper(2.0 * a - turned - turned.T + jnp.linalg.norm(n) * off)
+    t = _upper(2.0 * a - turned - turned.T + norm_with_slope(n) * off)
     strict = jnp.triu(jnp.ones_like(t), 1) > 0
     # Masked before the exponential: the lower triangle would overflow, and its product with zero be NaN.
     ratio = jnp.exp(jnp.where(strict, rho[None, :] - rho[:, None], 0.0))

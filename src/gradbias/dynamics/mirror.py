@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..problem import Problem
 from .base import AbstractDynamics, require_rate
-from .flow import FlowState, Integrator, Method
+from .flow import FlowState, Integrator, Method, implicit
 
 
 class AbstractMirrorMap(eqx.Module):
@@ -184,6 +184,11 @@ class MirrorFlow(AbstractDynamics[DualFlow]):
     rtol: Float[Array, ""] | float = 1e-8
     atol: Float[Array, ""] | float = 1e-10
     first_step: Float[Array, ""] | float = 1e-4
+
+    @property
+    def one_by_one(self) -> bool:
+        """Where the method is implicit."""
+        return implicit(self.method)
 
     def _weights(self, problem: Problem, nu: Float[Array, " n"]) -> Float[Array, " d"]:
         return self.mirror.primal(self.mirror.dual(problem.theta0) + nu @ problem.x)

@@ -11,6 +11,10 @@ from ._arrays import as_float64, norm2, same_length
 SEED = 1e-5
 # Eigenvalues of -∇f below this share of the first stage's are zero: nothing is left to learn.
 FLAT = 1e-7
+# A stage has settled if four times the time moves its W by less than this share of its way.
+SETTLED = 1e-6
+# Gradients below this share of the largest growth rate are rounding: integrators shorten their steps in vain to see it.
+STOPPED = 1e-14
 
 
 def greedy_low_rank(measurements: ArrayLike, targets: ArrayLike) -> Prediction:
@@ -26,7 +30,8 @@ def greedy_low_rank(measurements: ArrayLike, targets: ArrayLike) -> Prediction:
     from δ of 1e-5 and 1e-6 (of the scale of U), to where its end no longer moves, and polished by Newton's method. The
     certificate holds the largest stationarity residual $\|\nabla f(W_r) U_r\|$ of any stage and the largest eigenvalue
     of $-\nabla f(W_R)$, both relative to $\|\nabla f(0)\|$. `error` is twice the largest change of a stage from one δ
-    to the other. `condition` is the largest $\lambda_1/(\lambda_1 - \lambda_2)$ of any escape. [@li2021towards]
+    to the other, and in the last three quarters of its time (which is large where a stage drifts, and infinite where it
+    has none). `condition` is the largest $\lambda_1/(\lambda_1 - \lambda_2)$ of any escape. [@li2021towards]
 
     Raises `ValueError` for mismatched shapes, or where 0 is already a minimum ($\nabla f(0) \succeq 0$).
 
@@ -45,7 +50,7 @@ def greedy_low_rank(measurements: ArrayLike, targets: ArrayLike) -> Prediction:
             f"-∇f(0) has no positive eigenvalue (largest {first:.3g}): 0 is a minimum over positive semidefinite "
             f"matrices and nothing is learnt. Check the signs of the targets."
         )
-    coarse, fine = _stages(a, y, SEED), _stages(a, y, SEED / 10)
+    (coarse, _), (fine, went) = _stages(a, y, SEED), _stages(a, y, SEED / 10)
     d, reached = a.shape[1], len(fine)
     padded = [*fine, *[fine[-1]] * (d - reached)]
     stages = np.stack([u @ u.T for u in padded])
@@ -61,7 +66,8 @@ def greedy_low_rank(measurements: ArrayLike, targets: ArrayLike) -> Prediction:
     certificate = {"stationarity": stationary, "growth_left": left / FLAT * 1e-8}
     gaps = [row[0] / max(row[0] - row[1], 1e-300) for row in growth[:reached]] if d > 1 else [1.0]
     value = {"stages": stages, "growth": growth, "rank": float(reached)}
-    errors = {"stages": 2.0 * moved, "growth": 2.0 * moved * norm2(a) ** 2 / len(y), "rank": 0.0}
+    error = 2.0 * (moved + went)
+    errors = {"stages": error, "growth": error * norm2(a) ** 2 / len(y), "rank": 0.0}
     return Prediction(value, certificate, errors, max(gaps))
 
 
@@ -71,24 +77,25 @@ def _gradient(a: Float[np.ndarray, "m d d"], y: Float[np.ndarray, " m"], u: np.n
     return np.tensordot(residual, a, axes=1) / len(y)
 
 
-def _stages(a: Float[np.ndarray, "m d d"], y: Float[np.ndarray, " m"], seed: float) -> list[np.ndarray]:
-    """The factors of every stage, for one δ."""
+def _stages(a: Float[np.ndarray, "m d d"], y: Float[np.ndarray, " m"], seed: float) -> tuple[list[np.ndarray], float]:
+    """The factors of every stage, for one δ, and how far any went in the last three quarters of its time."""
     d = a.shape[1]
-    u, found = np.zeros((d, 0)), []
+    u, found, went = np.zeros((d, 0)), [], 0.0
     first = float(np.linalg.eigvalsh(-_gradient(a, y, u))[-1])
     scale = np.sqrt(norm2(y) / max(norm2(a), 1e-300))
     for _ in range(d):
         values, vectors = np.linalg.eigh(-_gradient(a, y, u))
         if values[-1] <= FLAT * first:
             break
-        u = _settled(a, y, np.column_stack([u, seed * scale * vectors[:, -1]]), first)
+        u, last = _settled(a, y, np.column_stack([u, seed * scale * vectors[:, -1]]), first)
         found.append(u)
-    return found
+        went = max(went, last)
+    return found, went
 
 
-def _settled(a: np.ndarray, y: np.ndarray, start: np.ndarray, rate: float) -> np.ndarray:
-    """The limit of gradient flow with as many columns as `start`."""
-    from scipy.integrate import solve_ivp
+def _settled(a: np.ndarray, y: np.ndarray, start: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
+    """The limit of gradient flow with as many columns as `start`, and how far W went in the last three quarters."""
+    from scipy.integrate import BDF, LSODA
 
     def flow(_: float, z: np.ndarray) -> np.ndarray:
         u = z.reshape(start.shape)
@@ -97,18 +104,32 @@ def _settled(a: np.ndarray, y: np.ndarray, start: np.ndarray, rate: float) -> np
     def derivative(_: float, z: np.ndarray) -> np.ndarray:
         return -_hessian(a, y, z.reshape(start.shape))
 
-    u, time = start, 30.0 / rate
+    def stands(z: np.ndarray) -> bool:
+        return norm2(flow(0.0, z)) < STOPPED * rate * norm2(z)
+
+    u, time, before = start, 30.0 / rate, None
     for _ in range(12):
-        done = solve_ivp(flow, (0.0, time), u.ravel(), method="LSODA", jac=derivative, rtol=1e-10, atol=1e-13)
-        u = done.y[:, -1].reshape(start.shape)
+        # A slow drift is stiff, which LSODA does not see at such tolerances: it takes steps of 1 / rate to the end.
+        method = LSODA if time * rate < 1000.0 else BDF
+        solver = method(flow, 0.0, u.ravel(), time, jac=derivative, rtol=1e-10, atol=1e-13)
+        while solver.status == "running" and not stands(solver.y):
+            solver.step()
+        u = solver.y.reshape(start.shape)
         polished = _polished(a, y, u)
+        w = polished @ polished.T
         # Near the saddle it left Newton's method goes back there: the way still to go must be short beside that behind.
+        # A drift that dies out like a power of time is cut short by Newton's method too, and goes on.
         still = norm2(_gradient(a, y, polished) @ polished) < 1e-11 * rate * norm2(polished)
-        left, behind = (norm2(polished @ polished.T - v @ v.T) for v in (u, start))
-        if still and left < 1e-3 * behind:
-            return polished
+        left, behind = (norm2(w - v @ v.T) for v in (u, start))
+        arrived = still and left < 1e-3 * behind
+        if stands(solver.y):
+            return (polished, 0.0) if arrived else (u, np.inf)
+        went = np.inf if before is None else norm2(w - before)
+        before = w if arrived else None
+        if arrived and went < SETTLED * behind:
+            return polished, went
         time *= 4.0
-    return u
+    return u, went
 
 
 def _hessian(a: np.ndarray, y: np.ndarray, u: np.ndarray) -> np.ndarray:
