@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mpmath import mp
 
 from gradbias import models
 from gradbias.oracles import (
@@ -61,11 +62,45 @@ def test_deep_potentials_end_at_the_least_l1_and_the_least_l2_norm():
     np.testing.assert_allclose(far.value, l2, atol=1e-3)
 
 
+def in_fifty_digits(x, y, depth, alpha):
+    """The minimizer of the potential of a deep network, by damped Newton on its dual in 50 digits."""
+    p, beta = mp.mpf(depth) / (depth - 2), mp.mpf(alpha) ** depth
+    x, y, nu = mp.matrix(x.tolist()), mp.matrix(y.tolist()), mp.matrix(len(y), 1)
+    for _ in range(2000):
+        z = x.T * nu
+        w = beta * mp.matrix([(1 - t) ** -p - (1 + t) ** -p for t in z])
+        residual = y - x * w
+        if mp.norm(residual) < mp.mpf(10) ** -30:
+            return np.array([float(each) for each in w])
+        bend = mp.diag([beta * p * ((1 - t) ** (-p - 1) + (1 + t) ** (-p - 1)) for t in z])
+        change = mp.lu_solve(x * bend * x.T, residual)
+        along = x.T * change
+        # Never more than halfway to the pole of a coordinate.
+        nu += change * min([mp.mpf(1)] + [(1 - abs(t)) / (2 * abs(move)) for t, move in zip(z, along, strict=True)])
+    raise AssertionError("no solution in 50 digits")
+
+
+@pytest.mark.parametrize("depth", [3, 4])
+@pytest.mark.parametrize("alpha", [1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("seed", [0, 1, 2])  # of 0 and 2 the limit is as sparse as the truth, of 1 it is not
+def test_the_limit_from_a_small_start_is_known_to_its_stated_error(depth, alpha, seed):
+    rng = np.random.default_rng(seed)
+    x, truth = rng.normal(size=(4, 9)), np.zeros(9)
+    truth[:2] = 1.0, -0.7
+    with mp.workdps(50):
+        exact = in_fifty_digits(x, x @ truth, depth, alpha)
+    found = bregman_projection(x, x @ truth, potential=diagonal_potential(depth, alpha))
+    assert found.certified
+    assert np.linalg.norm(found.value - exact) <= found.error < 1e-11
+
+
 def test_the_depth_potential_refuses_two_layers_and_bad_scales():
     with pytest.raises(ValueError, match="For two layers use hypentropy"):
         diagonal_potential(2, 1.0)
     with pytest.raises(ValueError, match=r"alpha must be positive; got 0"):
         diagonal_potential(3, [1.0, 0.0])
+    with pytest.raises(ValueError, match=r"cannot be resolved in float64: .* weight \d of .*Start from a larger scale"):
+        bregman_projection([[1.0, 2.0]], [1.0], potential=diagonal_potential(5, 1e-6))
 
 
 @pytest.mark.parametrize("seed", range(12))

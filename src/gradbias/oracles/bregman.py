@@ -14,6 +14,10 @@ from .potentials import Entropy, PNorm, Potential
 
 # Residual (relative to y) to which intermediate points of the continuation are solved.
 ON_THE_WAY = 1e-6
+# Errors below this (relative) need no better bound.
+ROUNDED = 1e-12
+# A problem whose singular values keep above this (relative) has half of the digits of float64.
+WELL_POSED = 1e-8
 # Directions of the weighted rows below this (relative) cannot be resolved in float64 and do not move.
 RESOLVED = 1e-13
 
@@ -43,11 +47,12 @@ def bregman_projection(
     \nabla\psi(w_0) + X^\top\nu$ (relative; wherever the mirror map is well conditioned); and the duality gap, whose
     terms are the Fenchel–Young losses of the coordinates. For p > 2 the primal is solved, by Newton in the kernel of X.
     `error` is twice the first-order effect of the residuals through the
-    projection in the metric of $\nabla^2\psi$. [@gunasekar2018characterizing, Thm 1; @woodworth2020kernel, Thm 1;
+    projection in the metric of $\nabla^2\psi$, the smaller of two bounds: by the weights that u gives, or by the
+    coordinates u that the weights give. [@gunasekar2018characterizing, Thm 1; @woodworth2020kernel, Thm 1;
     numbers not checked]
 
-    Raises `ValueError` if no weights (no positive weights, for the entropy) interpolate, for NaN, mismatched shapes or
-    a start outside the domain.
+    Raises `ValueError` if no weights (no positive weights, for the entropy) interpolate, for NaN, mismatched shapes, a
+    start outside the domain, or a potential so steep that float64 does not resolve it.
 
     >>> from gradbias.oracles import hypentropy
     >>> bregman_projection([[2.0, 1.0]], [2.0], potential=hypentropy(log_beta=-1400.0)).value.round(9).tolist()
@@ -72,7 +77,7 @@ def bregman_projection(
     else:
         point = _follow(rows, target, potential, (potential.gradient(interpolant), origin))
         w = point.w
-    inverse = _metric(rows, point.curvature).inverse()
+    inverse = _to_residual(rows, point.curvature)
     for _ in range(3):  # corrections below the resolution of ν: |u| may be 1400, and w = e^u
         w = w - inverse @ ((f.u.T @ (x @ w - y)) / f.s)
     if isinstance(potential, PNorm) and potential.p > 2:  # multipliers of the weights as they are now
@@ -128,10 +133,33 @@ class Metric(NamedTuple):
         """The dual move that best undoes a shift of the mirror coordinates."""
         return -self.u @ ((self.vt @ (self.root * shift)) / self.s)
 
-    def inverse(self) -> Float[np.ndarray, "d n"]:
-        r"""$D X^\top (X D X^\top)^{+}$: the least change of w, in the metric $D^{-1}$, per unit of residual."""
-        # Through X rather than vt: exact relative to each curvature, so that no tiny weight changes sign.
-        return self.root[:, None] ** 2 * (self.x.T @ (self.u / self.s**2) @ self.u.T)
+
+def _to_residual(x: Float[np.ndarray, "n d"], curvature: Float[np.ndarray, " d"]) -> Float[np.ndarray, "d n"]:
+    r"""$D X^\top (X D X^\top)^{-1}$, orthonormal rows X: the least change of w, in $D^{-1}$, per unit of residual.
+
+    With fewer large weights than rows $X D X^\top$ has nothing to hold on to beside the largest entries of D; what is
+    well posed then is the kernel of X, in which the small weights decide.
+    """
+    metric = _metric(x, curvature)
+    open_ended = len(metric.s) < len(x) or metric.s[-1] < WELL_POSED * metric.s[0]
+    if open_ended and (back := _in_kernel(x, curvature)) is not None:
+        return x.T - back @ (back.T @ (x.T / curvature[:, None]))
+    # Through X rather than vt: exact relative to each curvature, so that no tiny weight changes sign.
+    return metric.root[:, None] ** 2 * (x.T @ (metric.u / metric.s**2) @ metric.u.T)
+
+
+def _in_kernel(x: Float[np.ndarray, "n d"], curvature: Float[np.ndarray, " d"]) -> Float[np.ndarray, "d k"] | None:
+    r"""B with $B B^\top = N (N^\top D^{-1} N)^{-1} N^\top$, N a basis of the kernel; None where that is ill posed.
+
+    $B B^\top$ is how w answers, to first order, to a shift of its mirror coordinates u.
+    """
+    kernel = np.linalg.svd(x)[2][len(x) :].T
+    with np.errstate(divide="ignore", over="ignore"):
+        heavy = kernel / np.sqrt(curvature)[:, None]
+    if not kernel.size or not np.isfinite(heavy).all():
+        return None
+    _, s, vt = np.linalg.svd(heavy, full_matrices=False)
+    return kernel @ (vt.T / s) if s[-1] > WELL_POSED * s[0] else None
 
 
 def _metric(x: Float[np.ndarray, "n d"], curvature: Float[np.ndarray, " d"]) -> Metric:
@@ -158,6 +186,12 @@ def _follow(
     """Continuation in s: predict along the tangent, correct by Newton, halve or grow the step."""
     first, last = ends
     point, s, step = _at(x, potential, first, np.zeros(len(x))), 0.0, 1.0
+    if not np.isfinite(point.curvature).all():
+        j = int(np.argmax(~np.isfinite(point.curvature)))
+        raise ValueError(
+            f"The potential cannot be resolved in float64: the mirror coordinate of weight {j} of an interpolant is "
+            f"{point.u[j]:g}, where the potential ends. Start from a larger scale."
+        )
     for _ in range(5000):
         following = min(1.0, s + step)
         change = _metric(x, point.curvature).tangent((following - s) * (last - first))
@@ -246,8 +280,13 @@ def _certify(
         "row_space": norm2(outside) / mirror_size,
         "duality_gap": abs(float(np.sum(young))) / energy,
     }
-    inverse = _metric(rows, point.curvature).inverse()
-    gain = float(np.linalg.norm(inverse, 2))
+    gain = float(np.linalg.norm(_to_residual(rows, point.curvature), 2))
     smallest = float(np.linalg.svd(x, compute_uv=False)[len(rows) - 1])
-    error = 2.0 * (gain * (norm2(residual) + EPS * norm2(y)) / smallest + (1.0 + gain) * norm2(w - mapped))
+    shifted = (1.0 + gain) * norm2(w - mapped)
+    if shifted > ROUNDED * size and (back := _in_kernel(rows, point.curvature)) is not None:
+        # Of a large weight u says little; but u is known well from it.
+        rounding = np.abs(back).T @ (8.0 * EPS * (np.abs(u) + np.abs(origin)))
+        off_by = norm2(back.T @ (potential.gradient(w) - u)) + norm2(rounding)
+        shifted = min(shifted, float(np.linalg.norm(back, 2)) * off_by)
+    error = 2.0 * (gain * (norm2(residual) + EPS * norm2(y)) / smallest + shifted)
     return Prediction(w, certificate, error, 1.0 + gain * norm2(x) / smallest)

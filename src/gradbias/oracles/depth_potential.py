@@ -79,8 +79,8 @@ class DepthPotential:
 def diagonal_potential(depth: int, alpha: ArrayLike | Scalar) -> DepthPotential:
     r"""The potential of $w = u^D - v^D$ from $u = v = \alpha 1$, for `bregman_projection`; $D$ = `depth`.
 
-    α is one number or one per coordinate. Below about $10^{-5}$ for $D = 3$ (half as many decades for $D = 4$) the
-    mirror coordinate of a weight of order one rounds to one; the certificate then fails.
+    α is one number or one per coordinate. Where the mirror coordinate of a weight of order one comes too near to one,
+    below about $10^{-8}$ for $D = 3$ and $10^{-4}$ for $D = 4$, the certificate fails or `bregman_projection` refuses.
 
     Raises `ValueError` for a depth below 3 (for two layers use `hypentropy`, $\beta = \alpha^2$) or α that is not
     positive and finite.

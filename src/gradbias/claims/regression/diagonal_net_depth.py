@@ -102,5 +102,5 @@ CLAIM = gb.Claim(
         x_title="scale α of the start",
         y_title="ℓ1 norm of the limit",
     ),
-    seconds=dict(smoke=6, standard=40, deep=200, real=15),
+    seconds=dict(smoke=4, standard=15, deep=200, real=15),
 )
