@@ -51,7 +51,8 @@ def test_every_stage_is_stationary_and_the_last_one_a_minimum(seed):
             assert np.linalg.eigvalsh(slope)[0] > -1e-6
 
 
-@pytest.mark.parametrize("draw", [12, 41, 103])
+# Of 167 a stage is over, to rounding, long before its time.
+@pytest.mark.parametrize("draw", [12, 41, 167])
 def test_a_stage_that_drifts_slowly_is_followed_in_few_steps(draw, monkeypatch):
     made = data.symmetric_completion(5, 2, 11, key=jr.key(draw))
     slopes, spent = greedy._gradient, []
@@ -63,6 +64,14 @@ def test_a_stage_that_drifts_slowly_is_followed_in_few_steps(draw, monkeypatch):
 
     monkeypatch.setattr(greedy, "_gradient", counted)
     assert oracles.greedy_low_rank(entries(made[1], 5), made[2]).certified
+
+
+@pytest.mark.parametrize("draw", [61, 89])
+def test_a_stage_that_goes_on_drifting_is_not_known_where_newtons_method_stops(draw):
+    made = data.symmetric_completion(5, 2, 11, key=jr.key(draw))
+    found = oracles.greedy_low_rank(entries(made[1], 5), made[2])
+    assert found.certified  # stationary it is
+    assert found.error["stages"] > 1e-3
 
 
 def test_stages_scale_with_the_targets():
