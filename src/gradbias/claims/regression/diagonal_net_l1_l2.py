@@ -56,7 +56,7 @@ def measured(
         until = gb.Until(HORIZON, bound, below=1e-8, quantity=weights, max_steps=100_000)
         return gb.evolve(problem, flow, until=until, record=gb.Record(weights, shown), key=key)
 
-    shown = jnp.geomspace(1e-2, HORIZON, 60)
+    shown = jnp.geomspace(1e-2, 1e6, 60)
     runs = jax.vmap(train)(jnp.stack([jnp.asarray(small), jnp.asarray(alpha), jnp.asarray(large)]))
     w = jax.vmap(lambda theta: gb.models.deep_diagonal_predictor(theta, depth))(runs.theta)
     limits = {"small": w[0], "alpha": w[1], "large": w[2], "l1": jnp.sum(jnp.abs(w[0])), "l2": jnp.linalg.norm(w[2])}
@@ -114,6 +114,7 @@ CLAIM = gb.Claim(
         labels=["small start", "start at α", "large start"],
         y_title="‖w‖₁ (dashed: the least of any interpolant)",
         log_x=True,
+        log_y=False,
         target="l1",
     ),
     seconds=dict(smoke=4, standard=5, deep=15),
