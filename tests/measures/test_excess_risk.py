@@ -87,3 +87,14 @@ def test_a_compressed_tail_has_the_gram_matrices_of_the_whole_one():
 def test_a_tail_shorter_than_the_examples_is_refused():
     with pytest.raises(ValueError, match="none or at least n=6 eigenvalues; got 5"):
         flat_tailed_rows(6, np.ones(1), tail=(1.0, 5), draws=1, rng=np.random.default_rng(0))
+
+
+def test_a_gram_matrix_that_floats_do_not_resolve_gives_no_number():
+    variances = np.exp(-np.arange(1200) / 16.0)
+    x = np.random.default_rng(0).normal(size=(300, 1200)) * np.sqrt(variances)
+    target = np.eye(1200)[0]
+    variance, bias = least_squares_risks(x, [(200, 1200), (300, 1200)], variances=variances, target=target)
+    exact = [np.sum(variances[:, None] * np.linalg.pinv(x[:n], rcond=1e-15) ** 2) for n in (200, 300)]
+    np.testing.assert_allclose(variance[0], exact[0], rtol=1e-5)
+    assert np.isinf(variance[1])  # without a word it would be off by 14 %
+    assert np.isinf(bias[1])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+RESOLVED = 64.0  # over √ε: the largest condition of a Gram matrix whose inverse is used
 BLOCK = 10  # of rows eliminated at once, so that most of the work is products of matrices
 
 
@@ -85,7 +86,9 @@ def least_squares_risks(
     Zero columns at the end change nothing.
 
     Along a sweep in which one side of the smaller Gram matrix stays, that matrix is extended, not made anew; all sizes
-    are inverted at once, padded with ones to the largest. At λ = 0 the result is infinite or huge for n = d.
+    are inverted at once, padded with ones to the largest. At λ = 0 the result is infinite or huge for n = d, and it is
+    infinite where floats do not resolve the Gram matrix G: for $\operatorname{tr} G \operatorname{tr} G^{-1} >
+    64/\sqrt\epsilon$ (4e9 in float64), from where on rounding shows in the fifth digit, and soon in the first.
 
     >>> x = jnp.array([[1.0, 0.0], [0.0, 2.0]])
     >>> variance, bias = least_squares_risks(x, [(1, 2), (2, 1)], target=jnp.array([0.0, 3.0]))
@@ -113,6 +116,8 @@ def least_squares_risks(
         part, b, small = x[:n, :d], target[:d], min(n, d)
         scale = jnp.ones(d) if variances is None else variances[:d]
         a = inverses[k, :small, :small]
+        condition = jnp.trace(grams[k] + penalty[k] * jnp.eye(small)) * jnp.trace(a)
+        resolved = jnp.abs(condition) <= RESOLVED / jnp.sqrt(jnp.finfo(a.dtype).eps)
         # A G A = A - λ A² for A = (G + λ)⁻¹, so a product of matrices is needed only where variances differ.
         if d > n and variances is not None:
             variance.append(jnp.sum((a @ weighted[k]) * a.T))  # tr A X diag(l) Xᵀ A
@@ -123,7 +128,8 @@ def least_squares_risks(
         else:
             variance.append(jnp.sum(scale * (jnp.diag(a) - penalty[k] * jnp.sum(a**2, axis=1))))
             lost = penalty[k] * (a @ b)
-        bias.append(jnp.sum(scale * jnp.sum(lost**2, axis=1)) / lost.shape[1])
+        variance[-1] = jnp.where(resolved, variance[-1], jnp.inf)
+        bias.append(jnp.where(resolved, jnp.sum(scale * jnp.sum(lost**2, axis=1)) / lost.shape[1], jnp.inf))
     return jnp.stack(variance), jnp.stack(bias)
 
 

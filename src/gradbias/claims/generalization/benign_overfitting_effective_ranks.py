@@ -118,7 +118,7 @@ CLAIM = gb.Claim(
     settings={
         "smoke": dict(sizes=(25, 50, 100), designs=4, seeds=16),
         "standard": dict(sizes=(25, 50, 100, 200), designs=5, seeds=16),
-        "deep": dict(sizes=(50, 100, 200, 300), designs=4, seeds=16),
+        "deep": dict(sizes=(50, 100, 150, 200), designs=12, seeds=16),
     },
     control=dict(tail="short"),
     control_reason="A tail of 2n weak directions instead of n²: n/R stays, and so does the harm of interpolation.",

@@ -106,12 +106,12 @@ CLAIM = gb.Claim(
     settings={
         "smoke": dict(n=600, width=24, blocks=12, steps=800, seeds=6),
         "standard": dict(n=1000, width=32, blocks=12, steps=1000, seeds=10),
-        "deep": dict(n=1000, width=48, blocks=16, steps=4000, seeds=10),
+        "deep": dict(n=1000, width=48, blocks=12, steps=2000, rate=1e-3, seeds=20),
     },
     control=dict(skip="in none"),
     control_reason="The skip connections of the first network are cut too: it is destroyed by one deletion.",
     figure=gb.figures.curves(
         "deleted", ["residual", "plain"], x_title="blocks deleted", y_title="test error", log_y=False
     ),
-    seconds=dict(smoke=9, standard=18, deep=400),
+    seconds=dict(smoke=9, standard=18, deep=60),
 )
