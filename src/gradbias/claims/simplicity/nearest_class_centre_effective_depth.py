@@ -112,7 +112,7 @@ CLAIM = gb.Claim(
     settings={
         "smoke": dict(n=300, width=48, depth=5, steps=3000, seeds=8),
         "standard": dict(n=300, width=64, depth=5, steps=4800, seeds=10),
-        "deep": dict(n=500, width=100, depth=8, steps=10000, seeds=10),
+        "deep": dict(n=300, width=100, depth=6, steps=6000, seeds=10),
     },
     control=dict(first="random"),
     control_reason="Both networks get random labels: neither of them needs to be deeper than the other.",
