@@ -8,11 +8,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..models.gram import EndToEnd, SingularFactor, singular_product
 from ..problem import Problem
-from .base import AbstractDynamics, require_choice
-from .flow import FlowState, Integrator, Method, implicit, norm_with_slope
+from .base import require_choice
+from .flow import AbstractFlow, FlowState, Method, norm_with_slope
 
 
-class BalancedFlow(AbstractDynamics[FlowState]):
+class BalancedFlow(AbstractFlow[FlowState]):
     r"""The path of $W = W_N \cdots W_1$ under gradient flow from balanced layers, θ a `SingularFactor` of W.
 
     With $G = \partial L/\partial W$ and $g = U^\top G V$,
@@ -27,7 +27,7 @@ class BalancedFlow(AbstractDynamics[FlowState]):
     numbers not checked]
     """
 
-    depth: int = eqx.field(static=True)
+    depth: int = eqx.field(static=True)  # type: ignore[misc]  # abstract fields have no place yet
     method: Method = eqx.field(static=True, default="kvaerno5")
     rtol: Float[Array, ""] | float = 1e-8
     atol: Float[Array, ""] | float = 1e-10
@@ -40,11 +40,6 @@ class BalancedFlow(AbstractDynamics[FlowState]):
                 f"depth must be at least 2 (with one layer there is nothing to balance); got {self.depth}."
             )
 
-    @property
-    def one_by_one(self) -> bool:
-        """Where the method is implicit."""
-        return implicit(self.method)
-
     def init(self, problem: Problem, theta: SingularFactor) -> FlowState:
         """The slope at the start, and time zero; raises where θ is no `SingularFactor`, or not float64."""
         if not isinstance(theta, SingularFactor) or theta.u.dtype != jnp.float64:
@@ -53,9 +48,6 @@ class BalancedFlow(AbstractDynamics[FlowState]):
                 f"SingularFactor(u, log s, v) of a singular value decomposition W = U diag(s) Vᵀ."
             )
         return self._integrator().init(self._slope(problem, theta), jnp.zeros(()))
-
-    def _integrator(self) -> Integrator:
-        return Integrator(self.method, self.rtol, self.atol, self.first_step)
 
     def _slope(self, problem: Problem, theta: SingularFactor) -> Float[Array, " p"]:
         u, rho, v = theta

@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from ..problem import Problem
-from .base import AbstractDynamics, require_choice
+from .base import AbstractDynamics, State, require_choice
 
 Method = Literal["tsit5", "dopri8", "kvaerno3", "kvaerno5"]
 ClockKind = Literal["time", "log_risk", "log_norm"]
@@ -170,7 +170,24 @@ class Integrator(eqx.Module):
         return jnp.where(accept, trial.y, jnp.where(stuck, jnp.nan, y)), new
 
 
-class GradientFlow(AbstractDynamics[FlowState]):
+class AbstractFlow(AbstractDynamics[State]):
+    """A flow that an `Integrator` moves; concrete classes have its method, its tolerances and its first step."""
+
+    method: eqx.AbstractVar[Method]
+    rtol: eqx.AbstractVar[Float[Array, ""] | float]
+    atol: eqx.AbstractVar[Float[Array, ""] | float]
+    first_step: eqx.AbstractVar[Float[Array, ""] | float]
+
+    @property
+    def one_by_one(self) -> bool:
+        """Where the method is implicit."""
+        return implicit(self.method)
+
+    def _integrator(self) -> Integrator:
+        return Integrator(self.method, self.rtol, self.atol, self.first_step)
+
+
+class GradientFlow(AbstractFlow[FlowState]):
     r"""$\dot\theta = -\nabla L(\theta)$ in one of three clocks along the same path.
 
     - `"time"`: $t$ itself;
@@ -221,14 +238,6 @@ class GradientFlow(AbstractDynamics[FlowState]):
             )
             slope = eqx.error_if(slope, jnp.all(slope == 0), message)
         return self._integrator().init(slope, log_speed)
-
-    @property
-    def one_by_one(self) -> bool:
-        """Where the method is implicit."""
-        return implicit(self.method)
-
-    def _integrator(self) -> Integrator:
-        return Integrator(self.method, self.rtol, self.atol, self.first_step)
 
     def _field(self, problem: Problem, theta: PyTree) -> tuple[Float[Array, " p"], Float[Array, ""]]:
         """dθ/dclock, and log dt/dclock."""

@@ -13,15 +13,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..models.gram import EndToEnd, GradedFactor, gram_product
 from ..problem import Problem
-from .base import AbstractDynamics, require_choice
-from .flow import FlowState, Integrator, Method, implicit, norm_with_slope
+from .base import require_choice
+from .flow import AbstractFlow, FlowState, Method, norm_with_slope
 from .limits import SAFETY, residuals
 
 # A singular value of U below e^-QUIET moves W by less than e^-2·QUIET: until then its growth rate hardly changes.
 QUIET = 4.0
 
 
-class GradedFlow(AbstractDynamics[FlowState]):
+class GradedFlow(AbstractFlow[FlowState]):
     r"""$\dot U = -\nabla_U L(UU^\top) = NU$, $N = -(G + G^\top)$, $G = \partial L/\partial W$, with U a `GradedFactor`.
 
     $U = Q e^{\rho} R$ moves by continuous QR decomposition. For any upper triangular T,
@@ -48,11 +48,6 @@ class GradedFlow(AbstractDynamics[FlowState]):
     def __check_init__(self) -> None:
         require_choice("method", self.method, Method)
 
-    @property
-    def one_by_one(self) -> bool:
-        """Where the method is implicit."""
-        return implicit(self.method)
-
     def init(self, problem: Problem, theta: GradedFactor) -> FlowState:
         """The slope at the start, and time zero; raises where θ is no `GradedFactor`, or not float64."""
         if not isinstance(theta, GradedFactor):
@@ -65,9 +60,6 @@ class GradedFlow(AbstractDynamics[FlowState]):
                 'jax.config.update("jax_enable_x64", True) first.'
             )
         return self._integrator().init(_slope(problem, theta), jnp.zeros(()))
-
-    def _integrator(self) -> Integrator:
-        return Integrator(self.method, self.rtol, self.atol, self.first_step)
 
     def step(
         self, problem: Problem, theta: GradedFactor, state: FlowState, *, limit: Float[Array, ""], key: PRNGKeyArray

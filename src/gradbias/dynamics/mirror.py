@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ..problem import Problem
 from .base import AbstractDynamics, require_rate
-from .flow import FlowState, Integrator, Method, implicit
+from .flow import AbstractFlow, FlowState, Method
 
 
 class AbstractMirrorMap(eqx.Module):
@@ -169,7 +169,7 @@ class DualFlow(NamedTuple):
     flow: FlowState
 
 
-class MirrorFlow(AbstractDynamics[DualFlow]):
+class MirrorFlow(AbstractFlow[DualFlow]):
     r"""Mirror flow of a linear model, run in the dual.
 
     $w = (\nabla\psi)^{-1}(\nabla\psi(w_0) + X^\top \nu)$, $\dot\nu_i = -\frac1n \partial_f \ell(f_i, y_i)$, $\nu(0)=0$.
@@ -179,16 +179,11 @@ class MirrorFlow(AbstractDynamics[DualFlow]):
     settings; a claim about a network is judged in the network's own parameters. θ is one vector, the model linear.
     """
 
-    mirror: AbstractMirrorMap
+    mirror: AbstractMirrorMap  # type: ignore[misc]  # abstract fields have no place yet
     method: Method = eqx.field(static=True, default="kvaerno5")
     rtol: Float[Array, ""] | float = 1e-8
     atol: Float[Array, ""] | float = 1e-10
     first_step: Float[Array, ""] | float = 1e-4
-
-    @property
-    def one_by_one(self) -> bool:
-        """Where the method is implicit."""
-        return implicit(self.method)
 
     def _weights(self, problem: Problem, nu: Float[Array, " n"]) -> Float[Array, " d"]:
         return self.mirror.primal(self.mirror.dual(problem.theta0) + nu @ problem.x)
@@ -202,8 +197,7 @@ class MirrorFlow(AbstractDynamics[DualFlow]):
         """ν = 0."""
         del theta
         nu = jnp.zeros(len(problem.y))
-        integrator = Integrator(self.method, self.rtol, self.atol, self.first_step)
-        return DualFlow(nu, integrator.init(self._slope(problem, nu), jnp.asarray(0.0)))
+        return DualFlow(nu, self._integrator().init(self._slope(problem, nu), jnp.asarray(0.0)))
 
     def step(
         self,
@@ -216,8 +210,7 @@ class MirrorFlow(AbstractDynamics[DualFlow]):
     ) -> tuple[Float[Array, " d"], DualFlow]:
         """One trial step in ν."""
         del key, theta
-        integrator = Integrator(self.method, self.rtol, self.atol, self.first_step)
-        nu, flow = integrator.step(
+        nu, flow = self._integrator().step(
             lambda v: self._slope(problem, v), state.nu, state.flow, limit=limit, log_speed=lambda v: jnp.asarray(0.0)
         )
         return self._weights(problem, nu), DualFlow(nu, flow)
